@@ -1,0 +1,2 @@
+//! The `overcast` command of Dom0.
+fn main() {}

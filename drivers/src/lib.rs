@@ -1,0 +1,2 @@
+//! Blanket drivers: what Overcast drives on each first layer.
+#![no_std]

@@ -1,0 +1,29 @@
+//! Everything in Overcast that is logic and not machine.
+//!
+//! This crate holds the state machines of the hypervisor: page types, event
+//! channels, grant tables, the scheduler, timers, and the Dom0 builder. It has
+//! no `unsafe` code, knows no CPU, and is tested on the host. What it needs of
+//! the machine comes through the small traits of [`machine`].
+//!
+//! # Rules
+//!
+//! - No function panics on input that a guest, Dom0, a device or the first
+//!   layer can influence; it returns an [`error::Error`], which maps to one of
+//!   Xen's errnos in one place.
+//! - Memory that a guest can write is read once, into a local value, and then
+//!   checked (no double fetch).
+//! - Interrupt handlers take no locks, so a lock may be held with interrupts on.
+//! - Lock order, outer to inner: domain list, domain control, domain memory
+//!   ([`mm`]), grant table, event channels, scheduler run queue, frame heap,
+//!   console.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod addr;
+pub mod error;
+pub mod ids;
+pub mod machine;

@@ -1,0 +1,1 @@
+//! Boots real first layers in QEMU, drives them and asserts.

@@ -1,0 +1,1 @@
+//! Host tests across the crates of the project.
