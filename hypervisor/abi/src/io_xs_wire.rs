@@ -43,11 +43,11 @@ pub struct XsdErrors {
 }
 const _: () = assert!(size_of::<XsdErrors>() == 16 && align_of::<XsdErrors>() == 8);
 
-/// `struct xsd_sockmsg`.
+/// The header of every xenstore message (`struct xsd_sockmsg`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XsdSockmsg {
-    /// `type`.
+    /// The type.
     pub r#type: u32,
     /// `req_id`.
     pub req_id: u32,
@@ -58,7 +58,7 @@ pub struct XsdSockmsg {
 }
 const _: () = assert!(size_of::<XsdSockmsg>() == 16 && align_of::<XsdSockmsg>() == 4);
 
-/// `struct xenstore_domain_interface`.
+/// The rings of xenstore; indices run freely (`struct xenstore_domain_interface`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenstoreDomainInterface {
