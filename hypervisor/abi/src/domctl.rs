@@ -431,7 +431,7 @@ pub const XEN_DOMCTL_GDBSX_DOMSTATUS: u32 = 0x3eb;
 pub struct DomctlCreatedomain {
     /// `ssidref`.
     pub ssidref: u32,
-    /// Names a mapping.
+    /// UUID of the domain.
     pub handle: [u8; 16],
     /// Flags.
     pub flags: u32,
@@ -487,7 +487,7 @@ pub struct DomctlGetdomaininfo {
     pub max_vcpu_id: u32,
     /// `ssidref`.
     pub ssidref: u32,
-    /// Names a mapping.
+    /// UUID of the domain.
     pub handle: [u8; 16],
     /// `cpupool`.
     pub cpupool: u32,
@@ -706,7 +706,7 @@ const _: () = assert!(size_of::<DomctlSchedulerOp>() == 24 && align_of::<DomctlS
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlSetdomainhandle {
-    /// Names a mapping.
+    /// UUID of the domain.
     pub handle: [u8; 16],
 }
 const _: () =

@@ -200,7 +200,7 @@ pub struct XenpfAddMemtype {
     pub nr_mfns: u64,
     /// The type.
     pub r#type: u32,
-    /// Names a mapping.
+    /// UUID of the domain.
     pub handle: u32,
     /// `reg`.
     pub reg: u32,
@@ -213,7 +213,7 @@ const _: () = assert!(size_of::<XenpfAddMemtype>() == 32 && align_of::<XenpfAddM
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfDelMemtype {
-    /// Names a mapping.
+    /// UUID of the domain.
     pub handle: u32,
     /// `reg`.
     pub reg: u32,
