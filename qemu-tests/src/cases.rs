@@ -141,8 +141,12 @@ pub fn all() -> Vec<Case> {
         ("skylake", "Skylake-Server"),
     ] {
         cases.push(soak(&format!("soak-debian-{name}"), move |n| {
-            debian(n, cpu)
+            debian(n, System::Overcast, cpu)
         }));
+    }
+    for (name, system) in [("xen", System::Xen), ("bare", System::Bare)] {
+        let name = format!("soak-debian-reference-{name}");
+        cases.push(soak(&name, move |n| debian(n, system, "qemu64")));
     }
     cases
 }
@@ -372,8 +376,8 @@ fn bad_options(name: &str) -> Result<(), String> {
 }
 
 /// A Debian userland comes to a login, compiles, and bears some minutes of stress.
-fn debian(name: &str, cpu: &str) -> Result<(), String> {
-    let machine = Machine::linux(System::Overcast, "debian", "")?
+fn debian(name: &str, system: System, cpu: &str) -> Result<(), String> {
+    let machine = Machine::linux(system, "debian", "")?
         .cpus(4)
         .cpu(cpu)
         .memory(4096);
