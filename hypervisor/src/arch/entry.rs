@@ -170,7 +170,7 @@ global_asm!(
     "push 0xe02b",
     "push 0",
     "pushfq",
-    "push 0xe023",
+    "push 3",
     "push 0",
     "push 0",
     "mov dword ptr [rsp + 4], 0x200",
