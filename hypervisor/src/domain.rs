@@ -60,6 +60,8 @@ pub struct Domain {
     crashed: AtomicBool,
     /// A bit for each watchdog in use.
     pub watchdogs: Mutex<u32>,
+    /// On which CPU's queue each watchdog is; 0 for none.
+    pub watchdog_places: [AtomicU32; 2],
 }
 
 static DOMAINS: RwLock<BTreeMap<DomainId, Arc<Domain>>> = RwLock::new(BTreeMap::new());
@@ -99,6 +101,7 @@ impl Domain {
             shutdown_code: AtomicU32::new(NOT_SHUT_DOWN),
             crashed: AtomicBool::new(false),
             watchdogs: Mutex::new(0),
+            watchdog_places: Default::default(),
         })
     }
 

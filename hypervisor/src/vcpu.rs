@@ -68,6 +68,8 @@ pub enum Power {
 pub struct VcpuTimers {
     /// Period of the periodic timer; 0 for none.
     pub period: AtomicU64,
+    /// Where the timers are queued.
+    pub places: crate::softirq::Places,
 }
 
 /// Accounting of what a vCPU does (`struct vcpu_runstate_info`, vcpu.h).

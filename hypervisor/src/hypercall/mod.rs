@@ -23,6 +23,8 @@ mod sysctl;
 mod vcpu;
 mod version;
 
+pub use descriptor::install as install_gdt;
+
 use overcast_core::addr::GuestVirtual;
 use overcast_core::error::{Error, Result};
 use xen_abi::xen::*;
@@ -31,8 +33,6 @@ use crate::arch::percpu;
 use crate::arch::registers::Registers;
 use crate::domain::Domain;
 use crate::vcpu::Vcpu;
-
-pub use console::log_guest_line;
 
 /// One hypercall that is being made.
 pub struct Call<'a> {
