@@ -27,3 +27,4 @@ pub mod addr;
 pub mod error;
 pub mod ids;
 pub mod machine;
+pub mod mm;
