@@ -25,5 +25,6 @@ extern crate std;
 
 pub mod addr;
 pub mod error;
+pub mod event;
 pub mod ids;
 pub mod machine;
