@@ -121,9 +121,7 @@ pub(super) struct PortTable {
 /// A boxed slice, or `NoMemory` where the collection macros would abort.
 pub(crate) fn try_boxed_slice<T>(len: usize, new: impl FnMut() -> T) -> Result<Box<[T]>> {
     let mut items = Vec::new();
-    items
-        .try_reserve_exact(len)
-        .map_err(|_| Error::NoMemory)?;
+    items.try_reserve_exact(len).map_err(|_| Error::NoMemory)?;
     items.resize_with(len, new);
     Ok(items.into_boxed_slice())
 }

@@ -45,6 +45,10 @@ pub(super) const NO_CONTROL_BLOCK: u64 = u64::MAX;
 /// near it.
 const NEIGHBOUR_TRIES: u32 = 10_000;
 
+/// How often the queues are locked anew because the guest moved the event to
+/// another meanwhile.
+const QUEUE_TRIES: u32 = 16;
+
 /// The pages of event words that the guest gave.
 pub(super) struct EventArray {
     /// Ports below this one have an event word.
@@ -112,8 +116,7 @@ impl<'m> SharedU32<'m> {
             if now != old {
                 break;
             }
-            let want =
-                (word & !(0xffff_ffff << self.shift)) | (u64::from(new) << self.shift);
+            let want = (word & !(0xffff_ffff << self.shift)) | (u64::from(new) << self.shift);
             match self.frame.word(self.word).compare_exchange(
                 word,
                 want,
@@ -205,7 +208,11 @@ impl EventChannels {
         ))
     }
 
-    fn control_block<'m, H: EventHost>(&self, host: &'m H, vcpu: u32) -> Option<(&'m Frame, usize)> {
+    fn control_block<'m, H: EventHost>(
+        &self,
+        host: &'m H,
+        vcpu: u32,
+    ) -> Option<(&'m Frame, usize)> {
         let address = self
             .vcpus
             .get(vcpu as usize)?
@@ -248,7 +255,7 @@ impl EventChannels {
         // The queue that the event goes to, and the one it was last on if that
         // is another, stay locked from before PENDING is set until the event is
         // linked: else the guest could be woken without finding it.
-        for _ in 0..3 {
+        for _ in 0..QUEUE_TRIES {
             let priority = channel.priority.load(Ordering::Acquire);
             let new = queue_number(vcpu, priority);
             let old = channel.last_queue.load(Ordering::Acquire);
@@ -309,7 +316,10 @@ impl EventChannels {
             }
             return;
         }
-        log::debug!("d{} port {port} lost event: its queue keeps changing", self.domain);
+        log::debug!(
+            "d{} port {port} lost event: its queue keeps changing",
+            self.domain
+        );
     }
 
     pub(super) fn fifo_clear_pending<H: EventHost>(&self, host: &H, port: EventPort) {

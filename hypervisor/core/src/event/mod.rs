@@ -32,7 +32,11 @@
 
 mod channel;
 pub mod fifo;
+#[cfg(test)]
+mod guest;
 mod ops;
+#[cfg(test)]
+mod property_tests;
 #[cfg(test)]
 mod tests;
 pub mod two_level;
@@ -50,11 +54,11 @@ use crate::error::{Error, Result};
 use crate::ids::{DomainId, EventPort, VcpuId};
 use crate::machine::{Frame, Memory};
 
-use channel::{Channel, PortTable, State};
 pub(crate) use channel::try_boxed_slice;
+use channel::{Channel, PortTable, State};
 use fifo::EventArray;
-pub use vcpu::VcpuInfoLocation;
 use vcpu::VcpuEvents;
+pub use vcpu::VcpuInfoLocation;
 
 /// Ports of a domain that uses the 2-level ABI (`EVTCHN_2L_NR_CHANNELS`).
 pub const TWO_LEVEL_MAX_CHANNELS: u32 = 4096;

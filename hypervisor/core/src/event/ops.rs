@@ -547,11 +547,7 @@ impl EventChannels {
 
     /// Ends the channels of a dying domain: closes all ports and gives up all
     /// its pages. Ports can no longer be bound. `Restart` if preempted: call again.
-    pub fn destroy<H: EventHost>(
-        self: &Arc<Self>,
-        host: &H,
-        preempt: &dyn Preempt,
-    ) -> Result<()> {
+    pub fn destroy<H: EventHost>(self: &Arc<Self>, host: &H, preempt: &dyn Preempt) -> Result<()> {
         self.dying.store(true, Ordering::Release);
         // Whoever was binding a port has done so when we get the lock.
         drop(self.inner.lock());

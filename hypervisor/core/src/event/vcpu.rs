@@ -70,7 +70,11 @@ impl EventChannels {
     /// Where the `vcpu_info` of a vCPU is; `None` if it has none (a vCPU from 32
     /// on that has not registered one, which must not run).
     pub fn vcpu_info_location(&self, vcpu: VcpuId) -> Option<VcpuInfoLocation> {
-        let address = self.vcpus.get(vcpu.0 as usize)?.info.load(Ordering::Acquire);
+        let address = self
+            .vcpus
+            .get(vcpu.0 as usize)?
+            .info
+            .load(Ordering::Acquire);
         (address != NOWHERE).then(|| VcpuInfoLocation {
             mfn: MachineAddress(address).frame(),
             offset: MachineAddress(address).offset(),
