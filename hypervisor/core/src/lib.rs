@@ -25,6 +25,7 @@ extern crate std;
 
 pub mod addr;
 pub mod error;
+pub mod event;
 pub mod ids;
 pub mod machine;
 pub mod mm;
