@@ -24,6 +24,13 @@ extern crate alloc;
 extern crate std;
 
 pub mod addr;
+pub mod cmdline;
+//cpuid
+//emulate
 pub mod error;
+pub mod heap;
 pub mod ids;
 pub mod machine;
+//msr
+//sched
+pub mod timer;
