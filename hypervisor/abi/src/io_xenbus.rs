@@ -1,0 +1,1 @@
+//! States of a split driver (io/xenbus.h).
