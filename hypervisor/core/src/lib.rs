@@ -25,12 +25,12 @@ extern crate std;
 
 pub mod addr;
 pub mod cmdline;
-//cpuid
+pub mod cpuid;
 //emulate
 pub mod error;
 pub mod heap;
 pub mod ids;
 pub mod machine;
-//msr
+pub mod msr;
 //sched
 pub mod timer;
