@@ -24,8 +24,13 @@ extern crate alloc;
 extern crate std;
 
 pub mod addr;
+pub mod cmdline;
+pub mod cpuid;
 pub mod error;
 pub mod event;
+pub mod heap;
 pub mod ids;
 pub mod machine;
 pub mod mm;
+pub mod msr;
+pub mod timer;
