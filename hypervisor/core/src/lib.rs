@@ -24,6 +24,8 @@ extern crate alloc;
 extern crate std;
 
 pub mod addr;
+pub mod clock;
+pub mod console;
 pub mod error;
 pub mod ids;
 pub mod machine;
