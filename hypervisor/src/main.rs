@@ -1,1 +1,45 @@
-fn main() {}
+//! Overcast: the hypervisor's binary.
+#![no_std]
+#![no_main]
+
+use core::fmt::Write;
+
+core::arch::global_asm!(
+    include_str!("../../boot/headers.S"),
+    options(att_syntax, raw)
+);
+core::arch::global_asm!(include_str!("../../boot/entry.S"), options(att_syntax, raw));
+
+struct Com1;
+
+impl Write for Com1 {
+    fn write_str(&mut self, s: &str) -> core::fmt::Result {
+        for byte in s.bytes() {
+            // SAFETY: writing to the transmit register of COM1 has no effect on memory.
+            unsafe {
+                core::arch::asm!("out dx, al", in("dx") 0x3f8u16, in("al") byte, options(nomem, nostack));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the boot assembly (boot/entry.S) arrives, in long mode.
+#[unsafe(no_mangle)]
+extern "sysv64" fn overcast_entry(protocol: u32, info: u64) -> ! {
+    let _ = write!(
+        Com1,
+        "(XEN) Overcast: protocol {protocol}, info {info:#x}\r\n"
+    );
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo) -> ! {
+    let _ = write!(Com1, "(XEN) {info}\r\n");
+    loop {
+        core::hint::spin_loop();
+    }
+}
