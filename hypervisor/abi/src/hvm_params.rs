@@ -1,0 +1,132 @@
+//! Parameters of `HVMOP_set_param` and `HVMOP_get_param` (hvm/params.h).
+
+/// `HVM_PARAM_PAE_ENABLED`.
+pub const HVM_PARAM_PAE_ENABLED: u32 = 4;
+/// `HVM_PARAM_DM_DOMAIN`.
+pub const HVM_PARAM_DM_DOMAIN: u32 = 13;
+/// `HVM_PARAM_MEMORY_EVENT_CR0`.
+pub const HVM_PARAM_MEMORY_EVENT_CR0: u32 = 20;
+/// `HVM_PARAM_MEMORY_EVENT_CR3`.
+pub const HVM_PARAM_MEMORY_EVENT_CR3: u32 = 21;
+/// `HVM_PARAM_MEMORY_EVENT_CR4`.
+pub const HVM_PARAM_MEMORY_EVENT_CR4: u32 = 22;
+/// `HVM_PARAM_MEMORY_EVENT_INT3`.
+pub const HVM_PARAM_MEMORY_EVENT_INT3: u32 = 23;
+/// `HVM_PARAM_NESTEDHVM`.
+pub const HVM_PARAM_NESTEDHVM: u32 = 24;
+/// `HVM_PARAM_MEMORY_EVENT_SINGLE_STEP`.
+pub const HVM_PARAM_MEMORY_EVENT_SINGLE_STEP: u32 = 25;
+/// `HVM_PARAM_BUFIOREQ_EVTCHN`.
+pub const HVM_PARAM_BUFIOREQ_EVTCHN: u32 = 26;
+/// `HVM_PARAM_MEMORY_EVENT_MSR`.
+pub const HVM_PARAM_MEMORY_EVENT_MSR: u32 = 30;
+/// `HVM_PARAM_CALLBACK_IRQ`.
+pub const HVM_PARAM_CALLBACK_IRQ: u32 = 0;
+/// `HVM_PARAM_CALLBACK_IRQ_TYPE_MASK`.
+pub const HVM_PARAM_CALLBACK_IRQ_TYPE_MASK: u64 = 0xff00_0000_0000_0000;
+/// `HVM_PARAM_CALLBACK_TYPE_GSI`.
+pub const HVM_PARAM_CALLBACK_TYPE_GSI: u32 = 0;
+/// `HVM_PARAM_CALLBACK_TYPE_PCI_INTX`.
+pub const HVM_PARAM_CALLBACK_TYPE_PCI_INTX: u32 = 1;
+/// `HVM_PARAM_CALLBACK_TYPE_VECTOR`.
+pub const HVM_PARAM_CALLBACK_TYPE_VECTOR: u32 = 2;
+/// `HVM_PARAM_STORE_PFN`.
+pub const HVM_PARAM_STORE_PFN: u32 = 1;
+/// `HVM_PARAM_STORE_EVTCHN`.
+pub const HVM_PARAM_STORE_EVTCHN: u32 = 2;
+/// `HVM_PARAM_IOREQ_PFN`.
+pub const HVM_PARAM_IOREQ_PFN: u32 = 5;
+/// `HVM_PARAM_BUFIOREQ_PFN`.
+pub const HVM_PARAM_BUFIOREQ_PFN: u32 = 6;
+/// `HVM_PARAM_VIRIDIAN`.
+pub const HVM_PARAM_VIRIDIAN: u32 = 9;
+/// `HVMPV_base_freq`.
+pub const HVMPV_BASE_FREQ: u32 = 1;
+/// `HVMPV_no_freq`.
+pub const HVMPV_NO_FREQ: u32 = 2;
+/// `HVMPV_time_ref_count`.
+pub const HVMPV_TIME_REF_COUNT: u32 = 4;
+/// `HVMPV_reference_tsc`.
+pub const HVMPV_REFERENCE_TSC: u32 = 8;
+/// `HVMPV_hcall_remote_tlb_flush`.
+pub const HVMPV_HCALL_REMOTE_TLB_FLUSH: u32 = 16;
+/// `HVMPV_apic_assist`.
+pub const HVMPV_APIC_ASSIST: u32 = 32;
+/// `HVMPV_crash_ctl`.
+pub const HVMPV_CRASH_CTL: u32 = 64;
+/// `HVMPV_synic`.
+pub const HVMPV_SYNIC: u32 = 128;
+/// `HVMPV_stimer`.
+pub const HVMPV_STIMER: u32 = 1 << 8;
+/// `HVMPV_hcall_ipi`.
+pub const HVMPV_HCALL_IPI: u32 = 1 << 9;
+/// `HVMPV_ex_processor_masks`.
+pub const HVMPV_EX_PROCESSOR_MASKS: u32 = 1 << 10;
+/// `HVMPV_no_vp_limit`.
+pub const HVMPV_NO_VP_LIMIT: u32 = 1 << 11;
+/// `HVMPV_cpu_hotplug`.
+pub const HVMPV_CPU_HOTPLUG: u32 = 1 << 12;
+/// `HVMPV_feature_mask`.
+pub const HVMPV_FEATURE_MASK: u32 = 0x1fff;
+/// `HVM_PARAM_TIMER_MODE`.
+pub const HVM_PARAM_TIMER_MODE: u32 = 10;
+/// `HVMPTM_delay_for_missed_ticks`.
+pub const HVMPTM_DELAY_FOR_MISSED_TICKS: u32 = 0;
+/// `HVMPTM_no_delay_for_missed_ticks`.
+pub const HVMPTM_NO_DELAY_FOR_MISSED_TICKS: u32 = 1;
+/// `HVMPTM_no_missed_ticks_pending`.
+pub const HVMPTM_NO_MISSED_TICKS_PENDING: u32 = 2;
+/// `HVMPTM_one_missed_tick_pending`.
+pub const HVMPTM_ONE_MISSED_TICK_PENDING: u32 = 3;
+/// `HVM_PARAM_HPET_ENABLED`.
+pub const HVM_PARAM_HPET_ENABLED: u32 = 11;
+/// `HVM_PARAM_IDENT_PT`.
+pub const HVM_PARAM_IDENT_PT: u32 = 12;
+/// `HVM_PARAM_ACPI_S_STATE`.
+pub const HVM_PARAM_ACPI_S_STATE: u32 = 14;
+/// `HVM_PARAM_VM86_TSS`.
+pub const HVM_PARAM_VM86_TSS: u32 = 15;
+/// `HVM_PARAM_VPT_ALIGN`.
+pub const HVM_PARAM_VPT_ALIGN: u32 = 16;
+/// `HVM_PARAM_CONSOLE_PFN`.
+pub const HVM_PARAM_CONSOLE_PFN: u32 = 17;
+/// `HVM_PARAM_CONSOLE_EVTCHN`.
+pub const HVM_PARAM_CONSOLE_EVTCHN: u32 = 18;
+/// `HVM_PARAM_ACPI_IOPORTS_LOCATION`.
+pub const HVM_PARAM_ACPI_IOPORTS_LOCATION: u32 = 19;
+/// `HVM_PARAM_PAGING_RING_PFN`.
+pub const HVM_PARAM_PAGING_RING_PFN: u32 = 27;
+/// `HVM_PARAM_MONITOR_RING_PFN`.
+pub const HVM_PARAM_MONITOR_RING_PFN: u32 = 28;
+/// `HVM_PARAM_SHARING_RING_PFN`.
+pub const HVM_PARAM_SHARING_RING_PFN: u32 = 29;
+/// `HVM_PARAM_TRIPLE_FAULT_REASON`.
+pub const HVM_PARAM_TRIPLE_FAULT_REASON: u32 = 31;
+/// `HVM_PARAM_IOREQ_SERVER_PFN`.
+pub const HVM_PARAM_IOREQ_SERVER_PFN: u32 = 32;
+/// `HVM_PARAM_NR_IOREQ_SERVER_PAGES`.
+pub const HVM_PARAM_NR_IOREQ_SERVER_PAGES: u32 = 33;
+/// `HVM_PARAM_VM_GENERATION_ID_ADDR`.
+pub const HVM_PARAM_VM_GENERATION_ID_ADDR: u32 = 34;
+/// `HVM_PARAM_ALTP2M`.
+pub const HVM_PARAM_ALTP2M: u32 = 35;
+/// `XEN_ALTP2M_disabled`.
+pub const XEN_ALTP2M_DISABLED: u32 = 0;
+/// `XEN_ALTP2M_mixed`.
+pub const XEN_ALTP2M_MIXED: u32 = 1;
+/// `XEN_ALTP2M_external`.
+pub const XEN_ALTP2M_EXTERNAL: u32 = 2;
+/// `XEN_ALTP2M_limited`.
+pub const XEN_ALTP2M_LIMITED: u32 = 3;
+/// `HVM_PARAM_X87_FIP_WIDTH`.
+pub const HVM_PARAM_X87_FIP_WIDTH: u32 = 36;
+/// `HVM_PARAM_VM86_TSS_SIZED`.
+pub const HVM_PARAM_VM86_TSS_SIZED: u32 = 37;
+/// `HVM_PARAM_MCA_CAP`.
+pub const HVM_PARAM_MCA_CAP: u32 = 38;
+/// `XEN_HVM_MCA_CAP_LMCE`.
+pub const XEN_HVM_MCA_CAP_LMCE: u32 = 1;
+/// `XEN_HVM_MCA_CAP_MASK`.
+pub const XEN_HVM_MCA_CAP_MASK: u32 = 0x1;
+/// `HVM_NR_PARAMS`.
+pub const HVM_NR_PARAMS: u32 = 39;

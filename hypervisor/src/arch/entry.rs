@@ -1,0 +1,490 @@
+//! Entry into the hypervisor and return to guests, in assembly.
+//!
+//! Every entry from a guest leaves its [`Registers`] at the top of this CPU's
+//! primary stack ([`percpu::guest_frame`]); nothing else lies above them. On
+//! the way out, `exit_to_guest` may exchange the contents of that frame for
+//! those of another vCPU: that is all of a context switch that the assembly sees.
+//!
+//! Entries that happen where the stack pointer cannot be trusted (NMI, machine
+//! check, double fault, and debug exceptions, which a `mov ss` before a SYSCALL
+//! delays into the first instruction of the entry) have stacks of their own and
+//! move to the primary one when they came from a guest.
+//!
+//! [`percpu::guest_frame`]: crate::arch::percpu::guest_frame
+
+use core::arch::global_asm;
+use core::mem::{offset_of, size_of};
+
+use crate::arch::percpu::{Header, STACK_REGION};
+use crate::arch::registers::Registers;
+
+global_asm!(
+    // Clears EFLAGS.AC, so that SMAP holds, where the CPU has it.
+    ".macro GUARD_AC",
+    "cmp byte ptr [rip + {smap}], 0",
+    "je 771f",
+    "clac",
+    "771:",
+    ".endm",
+    ".macro PUSH_ALL",
+    "push rdi",
+    "push rsi",
+    "push rdx",
+    "push rcx",
+    "push rax",
+    "push r8",
+    "push r9",
+    "push r10",
+    "push r11",
+    "push rbx",
+    "push rbp",
+    "push r12",
+    "push r13",
+    "push r14",
+    "push r15",
+    ".endm",
+    ".macro POP_ALL",
+    "pop r15",
+    "pop r14",
+    "pop r13",
+    "pop r12",
+    "pop rbp",
+    "pop rbx",
+    "pop r11",
+    "pop r10",
+    "pop r9",
+    "pop r8",
+    "pop rax",
+    "pop rcx",
+    "pop rdx",
+    "pop rsi",
+    "pop rdi",
+    ".endm",
+    ".text",
+    // One entry a vector, 16 bytes each. The vector goes into the upper half of
+    // the error code's slot, which the CPU or the entry itself pushed.
+    ".p2align 4",
+    ".global overcast_vector_entries",
+    "overcast_vector_entries:",
+    ".set vector, 0",
+    ".rept 256",
+    ".p2align 4",
+    ".if !((vector == 8) || (vector >= 10 && vector <= 14) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30))",
+    "push 0",
+    ".endif",
+    "mov dword ptr [rsp + 4], vector",
+    ".if (vector == 1) || (vector == 2) || (vector == 8) || (vector == 18)",
+    "jmp overcast_own_stack",
+    ".else",
+    "jmp overcast_exception",
+    ".endif",
+    ".set vector, vector + 1",
+    ".endr",
+    ".p2align 4",
+    "overcast_exception:",
+    "cld",
+    "GUARD_AC",
+    "PUSH_ALL",
+    "overcast_exception_saved:",
+    "mov rdi, rsp",
+    "sub rsp, 8",
+    "call {exception}",
+    // The handler gives the frame to go on with.
+    "mov rsp, rax",
+    "test byte ptr [rsp + {cs}], 3",
+    "jnz overcast_return_to_guest",
+    "POP_ALL",
+    "add rsp, 8",
+    "iretq",
+    ".p2align 4",
+    "overcast_own_stack:",
+    "cld",
+    "GUARD_AC",
+    "PUSH_ALL",
+    "test byte ptr [rsp + {cs}], 3",
+    "jz overcast_exception_saved",
+    "mov rsi, rsp",
+    "mov rdi, rsp",
+    "or rdi, {region} - 1",
+    "sub rdi, {above} - 1",
+    "mov rsp, rdi",
+    "mov ecx, {words}",
+    "rep movsq",
+    "jmp overcast_exception_saved",
+    // SYSCALL from 64-bit mode. The stub of the CPU put %rax into the frame's
+    // SS slot and pushed %rsp.
+    ".p2align 4",
+    ".global overcast_syscall64_entry",
+    "overcast_syscall64_entry:",
+    "mov rax, [rsp + 8]",
+    "mov qword ptr [rsp + 8], 0xe02b",
+    "push r11",
+    "push 0xe033",
+    "push rcx",
+    "push 0",
+    "mov dword ptr [rsp + 4], 0x100",
+    "PUSH_ALL",
+    "mov rdi, rsp",
+    "sub rsp, 8",
+    "call {syscall64}",
+    "add rsp, 8",
+    ".global overcast_return_to_guest",
+    "overcast_return_to_guest:",
+    "mov rdi, rsp",
+    "sub rsp, 8",
+    "call {exit_to_guest}",
+    "add rsp, 8",
+    "test al, al",
+    "jnz 2f",
+    "POP_ALL",
+    "add rsp, 8",
+    ".global overcast_iret",
+    "overcast_iret:",
+    "iretq",
+    "2:",
+    "POP_ALL",
+    "mov rcx, [rsp + {rip} - {error_code}]",
+    "mov r11, [rsp + {rflags} - {error_code}]",
+    "mov rsp, [rsp + {rsp} - {error_code}]",
+    "sysretq",
+    ".p2align 4",
+    ".global overcast_syscall32_entry",
+    "overcast_syscall32_entry:",
+    "mov rax, [rsp + 8]",
+    "mov qword ptr [rsp + 8], 0xe02b",
+    "push r11",
+    "push 0xe023",
+    "push rcx",
+    "push 0",
+    "mov dword ptr [rsp + 4], 0x100",
+    "PUSH_ALL",
+    "mov rdi, rsp",
+    "sub rsp, 8",
+    "call {syscall32}",
+    "add rsp, 8",
+    "jmp overcast_return_to_guest",
+    // SYSENTER saves nothing: the frame says that the way back is not known.
+    ".p2align 4",
+    ".global overcast_sysenter_entry",
+    "overcast_sysenter_entry:",
+    "push 0xe02b",
+    "push 0",
+    "pushfq",
+    "push 0xe023",
+    "push 0",
+    "push 0",
+    "mov dword ptr [rsp + 4], 0x200",
+    "cld",
+    "GUARD_AC",
+    "PUSH_ALL",
+    "mov rdi, rsp",
+    "sub rsp, 8",
+    "call {sysenter}",
+    "add rsp, 8",
+    "jmp overcast_return_to_guest",
+    // Leaves the boot's stack for good and goes to a guest, or to idle.
+    ".global overcast_enter_guest",
+    "overcast_enter_guest:",
+    "mov rsp, rdi",
+    "xor ebp, ebp",
+    "jmp overcast_return_to_guest",
+    // Moves to another stack and calls a function that does not return.
+    ".global overcast_on_stack",
+    "overcast_on_stack:",
+    "mov rsp, rdi",
+    "xor ebp, ebp",
+    "mov rdi, rdx",
+    "sub rsp, 8",
+    "and rsp, -16",
+    "call rsi",
+    "ud2",
+    // Copies rdx bytes from rsi to rdi; gives how many were not copied because
+    // of a fault. See `fixup`.
+    ".p2align 4",
+    ".global overcast_guest_copy",
+    "overcast_guest_copy:",
+    "mov rcx, rdx",
+    "shr rcx, 3",
+    "and edx, 7",
+    ".global overcast_guest_copy_words",
+    "overcast_guest_copy_words:",
+    "rep movsq",
+    "mov ecx, edx",
+    ".global overcast_guest_copy_bytes",
+    "overcast_guest_copy_bytes:",
+    "rep movsb",
+    "xor eax, eax",
+    "ret",
+    ".global overcast_guest_copy_words_fault",
+    "overcast_guest_copy_words_fault:",
+    "lea rax, [rdx + rcx * 8]",
+    "ret",
+    ".global overcast_guest_copy_bytes_fault",
+    "overcast_guest_copy_bytes_fault:",
+    "mov rax, rcx",
+    "ret",
+    // rdmsr of edi; the value goes to [rsi]; gives 0, or 1 after #GP.
+    ".global overcast_rdmsr",
+    "overcast_rdmsr:",
+    "mov ecx, edi",
+    ".global overcast_rdmsr_instruction",
+    "overcast_rdmsr_instruction:",
+    "rdmsr",
+    "shl rdx, 32",
+    "or rax, rdx",
+    "mov [rsi], rax",
+    "xor eax, eax",
+    "ret",
+    // wrmsr of edi with rsi; gives 0, or 1 after #GP.
+    ".global overcast_wrmsr",
+    "overcast_wrmsr:",
+    "mov ecx, edi",
+    "mov rax, rsi",
+    "mov rdx, rsi",
+    "shr rdx, 32",
+    ".global overcast_wrmsr_instruction",
+    "overcast_wrmsr_instruction:",
+    "wrmsr",
+    "xor eax, eax",
+    "ret",
+    // xsetbv of register edi with rsi; gives 0, or 1 after #GP.
+    ".global overcast_xsetbv",
+    "overcast_xsetbv:",
+    "mov ecx, edi",
+    "mov rax, rsi",
+    "mov rdx, rsi",
+    "shr rdx, 32",
+    ".global overcast_xsetbv_instruction",
+    "overcast_xsetbv_instruction:",
+    "xsetbv",
+    "xor eax, eax",
+    "ret",
+    // xrstor (esi: 0 = fxrstor, 1 = xrstor of all that XCR0 has) from rdi; gives
+    // 0, or 1 after a fault.
+    ".global overcast_xrstor",
+    "overcast_xrstor:",
+    "test esi, esi",
+    "jz 3f",
+    "mov eax, -1",
+    "mov edx, -1",
+    ".global overcast_xrstor_instruction",
+    "overcast_xrstor_instruction:",
+    "xrstor64 [rdi]",
+    "xor eax, eax",
+    "ret",
+    "3:",
+    ".global overcast_fxrstor_instruction",
+    "overcast_fxrstor_instruction:",
+    "fxrstor64 [rdi]",
+    "xor eax, eax",
+    "ret",
+    ".global overcast_faulted",
+    "overcast_faulted:",
+    "mov eax, 1",
+    "ret",
+    // Loads the selector esi into DS, ES, FS or GS (edi: 0 to 3); gives 0, or 1
+    // after a fault.
+    ".global overcast_load_segment",
+    "overcast_load_segment:",
+    "xor eax, eax",
+    "cmp edi, 1",
+    "je 5f",
+    "ja 6f",
+    ".global overcast_load_ds",
+    "overcast_load_ds:",
+    "mov ds, esi",
+    "ret",
+    "5:",
+    ".global overcast_load_es",
+    "overcast_load_es:",
+    "mov es, esi",
+    "ret",
+    "6:",
+    "cmp edi, 2",
+    "jne 7f",
+    ".global overcast_load_fs",
+    "overcast_load_fs:",
+    "mov fs, esi",
+    "ret",
+    "7:",
+    ".global overcast_load_gs",
+    "overcast_load_gs:",
+    "mov gs, esi",
+    "ret",
+    smap = sym SMAP_IN_USE,
+    exception = sym crate::arch::traps::exception,
+    syscall64 = sym crate::pv::syscall::from_64bit,
+    syscall32 = sym crate::pv::syscall::from_32bit,
+    sysenter = sym crate::pv::syscall::from_sysenter,
+    exit_to_guest = sym crate::pv::exit::exit_to_guest,
+    cs = const offset_of!(Registers, cs),
+    rip = const offset_of!(Registers, rip),
+    rflags = const offset_of!(Registers, rflags),
+    rsp = const offset_of!(Registers, rsp),
+    error_code = const offset_of!(Registers, error_code),
+    region = const STACK_REGION,
+    above = const size_of::<Header>() + size_of::<Registers>(),
+    words = const size_of::<Registers>() / 8,
+);
+
+/// 1 where SMAP is switched on.
+pub static SMAP_IN_USE: core::sync::atomic::AtomicU8 = core::sync::atomic::AtomicU8::new(0);
+
+unsafe extern "C" {
+    static overcast_vector_entries: [[u8; 16]; 256];
+    /// Where SYSCALL's stub for 64-bit mode leads.
+    #[link_name = "overcast_syscall64_entry"]
+    pub fn syscall64_entry();
+    /// Where SYSCALL's stub for compatibility mode leads.
+    #[link_name = "overcast_syscall32_entry"]
+    pub fn syscall32_entry();
+    /// Where SYSENTER leads.
+    #[link_name = "overcast_sysenter_entry"]
+    pub fn sysenter_entry();
+    fn overcast_iret();
+    fn overcast_enter_guest(frame: *mut Registers) -> !;
+    fn overcast_on_stack(stack: u64, function: unsafe extern "C" fn(u64) -> !, argument: u64) -> !;
+    fn overcast_guest_copy(to: u64, from: u64, len: usize) -> usize;
+    fn overcast_guest_copy_words();
+    fn overcast_guest_copy_bytes();
+    fn overcast_guest_copy_words_fault();
+    fn overcast_guest_copy_bytes_fault();
+    fn overcast_rdmsr(msr: u32, value: *mut u64) -> u32;
+    fn overcast_rdmsr_instruction();
+    fn overcast_wrmsr(msr: u32, value: u64) -> u32;
+    fn overcast_wrmsr_instruction();
+    fn overcast_xsetbv(register: u32, value: u64) -> u32;
+    fn overcast_xsetbv_instruction();
+    fn overcast_xrstor(area: *const u8, all: u32) -> u32;
+    fn overcast_xrstor_instruction();
+    fn overcast_fxrstor_instruction();
+    fn overcast_load_segment(which: u32, selector: u32) -> u32;
+    fn overcast_load_ds();
+    fn overcast_load_es();
+    fn overcast_load_fs();
+    fn overcast_load_gs();
+    fn overcast_faulted();
+}
+
+/// Address of the entry of a vector.
+pub fn vector_entry(vector: u8) -> u64 {
+    // SAFETY: takes an address only; the array has 256 entries.
+    unsafe { (&raw const overcast_vector_entries).cast::<u8>() as u64 + u64::from(vector) * 16 }
+}
+
+/// Whether a hypervisor fault at `rip` is that of the return to a guest.
+pub fn is_return_to_guest(rip: u64) -> bool {
+    rip == overcast_iret as *const () as u64
+}
+
+/// Where execution goes on after a fault of the hypervisor at `rip`, if the
+/// fault is one that was reckoned with.
+pub fn fixup(rip: u64) -> Option<u64> {
+    let table: [(unsafe extern "C" fn(), unsafe extern "C" fn()); 11] = [
+        (overcast_guest_copy_words, overcast_guest_copy_words_fault),
+        (overcast_guest_copy_bytes, overcast_guest_copy_bytes_fault),
+        (overcast_rdmsr_instruction, overcast_faulted),
+        (overcast_wrmsr_instruction, overcast_faulted),
+        (overcast_xsetbv_instruction, overcast_faulted),
+        (overcast_xrstor_instruction, overcast_faulted),
+        (overcast_fxrstor_instruction, overcast_faulted),
+        (overcast_load_ds, overcast_faulted),
+        (overcast_load_es, overcast_faulted),
+        (overcast_load_fs, overcast_faulted),
+        (overcast_load_gs, overcast_faulted),
+    ];
+    table
+        .iter()
+        .find(|(from, _)| *from as *const () as u64 == rip)
+        .map(|(_, to)| *to as *const () as u64)
+}
+
+/// Copies `len` bytes between guest memory and the hypervisor's, in whichever
+/// direction; gives how many bytes at the end were not copied because of a fault.
+///
+/// # Safety
+/// The hypervisor's side is valid for `len` bytes; the guest's side was checked
+/// to lie outside the hypervisor's range.
+pub unsafe fn guest_copy(to: u64, from: u64, len: usize) -> usize {
+    let smap = SMAP_IN_USE.load(core::sync::atomic::Ordering::Relaxed) != 0;
+    if smap {
+        // SAFETY: the CPU has SMAP; AC is cleared again below.
+        unsafe { core::arch::asm!("stac", options(nostack)) };
+    }
+    // SAFETY: faults on the guest's side are fixed up; the other side is valid.
+    let left = unsafe { overcast_guest_copy(to, from, len) };
+    if smap {
+        // SAFETY: the CPU has SMAP.
+        unsafe { core::arch::asm!("clac", options(nostack)) };
+    }
+    left
+}
+
+/// Reads an MSR; `None` if the CPU refuses it.
+pub fn rdmsr_safe(msr: u32) -> Option<u64> {
+    let mut value = 0;
+    // SAFETY: reading an MSR changes nothing, and #GP is fixed up.
+    (unsafe { overcast_rdmsr(msr, &raw mut value) } == 0).then_some(value)
+}
+
+/// Writes an MSR; `None` if the CPU refuses it.
+///
+/// # Safety
+/// The value does no harm to the hypervisor.
+pub unsafe fn wrmsr_safe(msr: u32, value: u64) -> Option<()> {
+    // SAFETY: the caller answers for the value; #GP is fixed up.
+    (unsafe { overcast_wrmsr(msr, value) } == 0).then_some(())
+}
+
+/// Writes an extended control register; `None` if the CPU refuses the value.
+///
+/// # Safety
+/// The value enables no state for which there is no room to save it.
+pub unsafe fn xsetbv_safe(register: u32, value: u64) -> Option<()> {
+    // SAFETY: the caller answers for the value; #GP is fixed up.
+    (unsafe { overcast_xsetbv(register, value) } == 0).then_some(())
+}
+
+/// Loads FPU state; `None` if the CPU refuses it.
+///
+/// # Safety
+/// `area` is 64-byte aligned and as large as the CPU's state.
+pub unsafe fn xrstor_safe(area: *const u8, xsave: bool) -> Option<()> {
+    // SAFETY: the caller answers for the area; a fault is fixed up.
+    (unsafe { overcast_xrstor(area, u32::from(xsave)) } == 0).then_some(())
+}
+
+/// The data segment registers.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+#[allow(missing_docs)]
+pub enum Segment {
+    Ds = 0,
+    Es = 1,
+    Fs = 2,
+    Gs = 3,
+}
+
+/// Loads a selector; `false` if it is not valid.
+pub fn load_segment(segment: Segment, selector: u16) -> bool {
+    // SAFETY: the hypervisor uses none of these segments, and a fault is fixed up.
+    unsafe { overcast_load_segment(segment as u32, u32::from(selector)) == 0 }
+}
+
+/// Goes to the guest whose registers are in `frame`, or to idle.
+///
+/// # Safety
+/// `frame` is this CPU's guest frame, and the current vCPU's.
+pub unsafe fn enter_guest(frame: *mut Registers) -> ! {
+    // SAFETY: the caller's promise.
+    unsafe { overcast_enter_guest(frame) }
+}
+
+/// Calls `function(argument)` on the stack that ends at `stack`.
+///
+/// # Safety
+/// The stack is mapped and unused.
+pub unsafe fn on_stack(stack: u64, function: unsafe extern "C" fn(u64) -> !, argument: u64) -> ! {
+    // SAFETY: the caller's promise.
+    unsafe { overcast_on_stack(stack, function, argument) }
+}
