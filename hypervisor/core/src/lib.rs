@@ -25,7 +25,14 @@ extern crate std;
 
 pub mod addr;
 pub mod clock;
+pub mod cmdline;
 pub mod console;
 pub mod error;
+pub mod heap;
 pub mod ids;
 pub mod machine;
+pub mod timer;
+//cpuid
+//emulate
+//msr
+//sched
