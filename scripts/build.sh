@@ -64,6 +64,10 @@ if [ "$size" -gt "$symbols_room" ]; then
     echo "build.sh: the table of functions needs $size bytes, boot/overcast.lds keeps $symbols_room" >&2
     exit 1
 fi
+[ $((symbols_offset % 4096)) = 0 ] || {
+    echo "build.sh: the room for the table of functions is not page aligned" >&2
+    exit 1
+}
 dd if="$work/symbols" of="$work/overcast.debug" bs=4096 seek=$((symbols_offset / 4096)) \
     conv=notrunc status=none
 
