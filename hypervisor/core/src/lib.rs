@@ -24,7 +24,9 @@ extern crate alloc;
 extern crate std;
 
 pub mod addr;
+pub mod clock;
 pub mod cmdline;
+pub mod console;
 pub mod cpuid;
 pub mod error;
 pub mod event;
