@@ -71,6 +71,8 @@ pub struct Options {
     pub xsave: bool,
     /// `x2apic=`
     pub x2apic: bool,
+    /// `tdt=`: the TSC deadline timer
+    pub tdt: bool,
 }
 
 impl Default for Options {
@@ -82,6 +84,7 @@ impl Default for Options {
             fsgsbase: true,
             xsave: true,
             x2apic: true,
+            tdt: true,
         }
     }
 }
@@ -133,6 +136,10 @@ pub struct Features {
     pub hypervisor: bool,
     /// State components that XCR0 gets; 0 without XSAVE.
     pub xcr0: u64,
+    /// Bytes of an XSAVE area (standard format) of all of them; 512 without XSAVE.
+    pub xsave_size: usize,
+    /// Bits of MXCSR that may be set.
+    pub mxcsr_mask: u32,
 }
 
 static FEATURES: Once<Features> = Once::new();
@@ -210,11 +217,48 @@ fn detect(options: &Options) -> Features {
         xsaveopt: xsave && bit(xsave_one.eax, 0),
         xsavec: xsave && bit(xsave_one.eax, 1),
         x2apic: bit(one.ecx, 21) && options.x2apic,
-        tsc_deadline: bit(one.ecx, 24),
+        tsc_deadline: bit(one.ecx, 24) && options.tdt,
         invariant_tsc: ext(0x8000_0007).is_some_and(|r| bit(r.edx, 8)),
         rdtscp: bit(ext_edx, 27),
         hypervisor: bit(one.ecx, 31),
         xcr0,
+        xsave_size: if xsave {
+            // Components from 2 on say where they lie; the legacy region and the
+            // header take 576 bytes.
+            (2..63)
+                .filter(|n| xcr0 >> n & 1 != 0)
+                .map(|n| leaf(0xd, n))
+                .map(|r| r.eax as usize + r.ebx as usize)
+                .fold(576, usize::max)
+        } else {
+            512
+        },
+        mxcsr_mask: read_mxcsr_mask(),
+    }
+}
+
+fn read_mxcsr_mask() -> u32 {
+    #[repr(C, align(16))]
+    struct Area([u32; 128]);
+    let mut area = Area([0; 128]);
+    // SAFETY: FXSAVE writes 512 bytes, the size of the area; OSFXSR, which
+    // makes it store MXCSR_MASK, is what the hypervisor runs with anyway.
+    unsafe {
+        asm!(
+            "mov {tmp}, cr4",
+            "or {tmp}, {osfxsr}",
+            "mov cr4, {tmp}",
+            "fxsave64 [{area}]",
+            tmp = out(reg) _,
+            osfxsr = const cr4::OSFXSR,
+            area = in(reg) &raw mut area,
+            options(nostack),
+        );
+    }
+    match area.0[7] {
+        // CPUs from before the field existed (Intel SDM volume 1, 11.6.6).
+        0 => 0xffbf,
+        mask => mask,
     }
 }
 

@@ -13,7 +13,7 @@ use core::mem::size_of;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use overcast_core::addr::{Mfn, PAGE_SIZE};
+use overcast_core::addr::{MachineAddress, Mfn, PAGE_SIZE};
 use overcast_core::error::{Error, Result};
 use overcast_core::heap::{Block, FrameHeap, FrameLink};
 use overcast_core::machine::{Frame, Memory, Tlb};
@@ -188,6 +188,11 @@ impl Memory for Machine {
 #[inline]
 pub const fn direct(mfn: Mfn) -> u64 {
     paging::DIRECT_MAP_BASE.wrapping_add(mfn.0 << 12)
+}
+
+/// The address at which the direct map shows a byte of RAM.
+pub fn direct_map(address: MachineAddress) -> *mut u8 {
+    paging::DIRECT_MAP_BASE.wrapping_add(address.0) as *mut u8
 }
 
 /// Sets up the memory of the machine: the hypervisor's page tables and direct

@@ -74,6 +74,11 @@ pub fn set_online() {
     flush_local();
 }
 
+/// Whether a CPU takes requests.
+pub fn is_online(cpu: CpuId) -> bool {
+    mailbox(cpu).online.load(Ordering::SeqCst)
+}
+
 /// Flushes all of this CPU's TLB, global entries included.
 pub fn flush_local() {
     let time = CLOCK.fetch_add(1, Ordering::SeqCst) + 1;
