@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use overcast_core::addr::{MachineAddress, Mfn};
-use overcast_core::cpuid::CpuPolicy;
+use overcast_core::cpuid::CpuidPolicy;
 use overcast_core::event::{EventChannels, HypervisorEvent};
 use overcast_core::grant::GrantTable;
 use overcast_core::ids::{DomainId, VcpuId};
@@ -49,7 +49,7 @@ pub struct Domain {
     /// A frame of `vcpu_info`s for vCPUs that have none in `shared_info` yet.
     spare_info: Mfn,
     /// What CPUID shows to it.
-    pub cpu_policy: CpuPolicy,
+    pub cpu_policy: CpuidPolicy,
     vcpus: Box<[Once<Box<Vcpu>>]>,
     /// Bits of `VMASST_TYPE_*` that are switched on.
     pub assists: AtomicU64,
@@ -77,7 +77,7 @@ impl Domain {
         grants: Arc<GrantTable>,
         shared_info: Mfn,
         spare_info: Mfn,
-        cpu_policy: CpuPolicy,
+        cpu_policy: CpuidPolicy,
         max_vcpus: u32,
     ) -> Arc<Self> {
         if let Some(frame) = Host.frame(spare_info) {
@@ -110,7 +110,7 @@ impl Domain {
         let slot = self.vcpus.get(id.0 as usize)?;
         let info = self.default_info(id);
         let fpu = crate::arch::fpu::FpuState::new()?;
-        let msrs = overcast_core::msr::VcpuMsrs::new(id.0 == 0);
+        let msrs = overcast_core::msr::VcpuMsrs::default();
         Some(slot.call_once(|| Box::new(Vcpu::new(id, Arc::as_ptr(self), info, fpu, msrs))))
     }
 

@@ -22,15 +22,16 @@ pub fn now() -> u64 {
 
 /// The record of the present moment.
 fn record(version: u32) -> VcpuTimeInfo {
-    let base = clock::base();
+    let tsc = crate::arch::cpu::rdtsc();
+    let scale = clock::scale();
     VcpuTimeInfo {
         version,
         pad0: 0,
-        tsc_timestamp: base.tsc,
-        system_time: base.system_time,
-        tsc_to_system_mul: base.mul,
-        tsc_shift: base.shift,
-        flags: clock::guest_flags(),
+        tsc_timestamp: tsc,
+        system_time: clock::at_tsc(tsc),
+        tsc_to_system_mul: scale.mul,
+        tsc_shift: scale.shift,
+        flags: 0,
         pad1: [0; 2],
     }
 }
@@ -55,13 +56,13 @@ pub fn write_vcpu_time(vcpu: &Vcpu) {
 /// Writes the time into the area that the running vCPU registered; noted for
 /// later if the area is not to be reached in the present mode.
 pub fn write_time_area(vcpu: &Vcpu) {
-    let area = vcpu.time_area.get();
+    let area = vcpu.time_area.load(Ordering::Acquire);
     if area == 0 {
         return;
     }
     let value = record(vcpu.time_version.get());
     let stale = !vcpu.kernel_mode.get() || guest::write(GuestVirtual(area), &value).is_err();
-    vcpu.time_area_stale.set(stale);
+    vcpu.time_area_stale.store(stale, Ordering::Release);
 }
 
 /// Brings all that a vCPU sees of the time up to date, as it is about to run.
@@ -74,10 +75,10 @@ pub fn on_schedule(vcpu: &Vcpu) {
 /// Writes what could not be written in user mode. Called when the vCPU enters
 /// kernel mode.
 pub fn write_late_areas(vcpu: &Vcpu) {
-    if vcpu.time_area_stale.get() {
+    if vcpu.time_area_stale.load(Ordering::Acquire) {
         write_time_area(vcpu);
     }
-    if vcpu.runstate_stale.get() {
+    if vcpu.runstate_stale.load(Ordering::Acquire) {
         write_runstate(vcpu);
     }
 }
@@ -116,12 +117,12 @@ pub fn runstate_info(vcpu: &Vcpu) -> VcpuRunstateInfo {
 
 /// Writes the runstate into the area that the running vCPU registered.
 pub fn write_runstate(vcpu: &Vcpu) {
-    let area = vcpu.runstate_area.get();
+    let area = vcpu.runstate_area.load(Ordering::Acquire);
     if area == 0 {
         return;
     }
     if !vcpu.kernel_mode.get() {
-        vcpu.runstate_stale.set(true);
+        vcpu.runstate_stale.store(true, Ordering::Release);
         return;
     }
     let at = GuestVirtual(area);
@@ -149,7 +150,7 @@ pub fn write_runstate(vcpu: &Vcpu) {
         }
         overcast_core::error::Result::Ok(())
     })();
-    vcpu.runstate_stale.set(written.is_err());
+    vcpu.runstate_stale.store(written.is_err(), Ordering::Release);
 }
 
 /// The wall clock: seconds and ns since 1970 at system time 0.
@@ -182,4 +183,21 @@ pub fn write_wall_clock(domain: &Domain) {
     frame.store_u32(core::mem::offset_of!(SharedInfo, wc_sec_hi), (seconds >> 32) as u32);
     frame.store_u32(core::mem::offset_of!(SharedInfo, wc_nsec), nanoseconds);
     frame.store_u32(offset, (version | 1).wrapping_add(1));
+}
+
+/// What leaf 0x40000003 of CPUID says to a domain of its clock.
+pub fn cpuid_leaf(_domain: &Domain) -> overcast_core::cpuid::TimeLeaf {
+    let scale = clock::scale();
+    let khz = (clock::tsc_hz() / 1000) as u32;
+    overcast_core::cpuid::TimeLeaf {
+        emulated: false,
+        host_tsc_safe: false,
+        mode: 0,
+        guest_khz: khz,
+        incarnation: 0,
+        offset: 0,
+        to_ns_mul: scale.mul,
+        to_ns_shift: scale.shift,
+        cpu_khz: khz,
+    }
 }

@@ -14,7 +14,7 @@ use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use overcast_core::addr::{GuestVirtual, MachineAddress, Mfn};
-use overcast_core::ids::{CpuId, VcpuId};
+use overcast_core::ids::{CpuId, CpuSet, VcpuId};
 use overcast_core::mm::VcpuPageTables;
 use overcast_core::msr::VcpuMsrs;
 use spin::Mutex;
@@ -174,20 +174,20 @@ pub struct Vcpu {
     /// FPU registers while not loaded.
     pub fpu: FpuState,
     /// What the guest may see of the MSRs.
-    pub msrs: VcpuMsrs,
+    pub msrs: Cell<VcpuMsrs>,
 
     /// Machine address of the `vcpu_info` in use.
     info: AtomicU64,
     /// Guest address of the registered `vcpu_time_info`; 0 for none.
-    pub time_area: Cell<u64>,
+    pub time_area: AtomicU64,
     /// A time record that could not be written to the guest's own area yet.
-    pub time_area_stale: Cell<bool>,
+    pub time_area_stale: AtomicBool,
     /// Version of the last time record.
     pub time_version: Cell<u32>,
     /// Guest address of the registered runstate area; 0 for none.
-    pub runstate_area: Cell<u64>,
+    pub runstate_area: AtomicU64,
     /// The runstate area could not be written yet.
-    pub runstate_stale: Cell<bool>,
+    pub runstate_stale: AtomicBool,
     /// Accounting.
     pub runstate: Mutex<Runstate>,
     /// Timers.
@@ -200,6 +200,8 @@ pub struct Vcpu {
     pub blocked: AtomicBool,
     /// How often it is paused.
     pub pauses: AtomicU32,
+    /// The affinity before `SCHEDOP_pin_override`, while that is in force.
+    pub pin_override: Mutex<Option<CpuSet>>,
 }
 
 // SAFETY: see "Who may touch what" above.
@@ -254,13 +256,13 @@ impl Vcpu {
             ldt: Cell::new((0, 0)),
             ldt_frames: Mutex::new([Mfn(0); 16]),
             fpu,
-            msrs,
+            msrs: Cell::new(msrs),
             info: AtomicU64::new(info.get()),
-            time_area: Cell::new(0),
-            time_area_stale: Cell::new(false),
+            time_area: AtomicU64::new(0),
+            time_area_stale: AtomicBool::new(false),
             time_version: Cell::new(0),
-            runstate_area: Cell::new(0),
-            runstate_stale: Cell::new(false),
+            runstate_area: AtomicU64::new(0),
+            runstate_stale: AtomicBool::new(false),
             runstate: Mutex::new(Runstate {
                 state: xen_abi::vcpu::RUNSTATE_OFFLINE,
                 ..Runstate::default()
@@ -270,6 +272,7 @@ impl Vcpu {
             polling: AtomicU32::new(0),
             blocked: AtomicBool::new(false),
             pauses: AtomicU32::new(0),
+            pin_override: Mutex::new(None),
         }
     }
 

@@ -116,7 +116,7 @@ fn hypervisor_exception(frame: *mut Registers) -> *mut Registers {
 
 /// The IRETQ to a guest faulted: its selectors or its instruction pointer are
 /// bad. The guest's frame is put together again (the general registers are
-/// loaded already), and its failsafe callback gets to know.
+/// loaded already), and the guest gets the exception.
 fn failed_return(regs: &Registers) -> *mut Registers {
     let guest = percpu::guest_frame();
     // SAFETY: the guest frame lies at the top of this stack; its last five words
@@ -134,8 +134,8 @@ fn failed_return(regs: &Registers) -> *mut Registers {
             ..*regs
         }
     };
-    x86_64::instructions::interrupts::enable();
-    pv::traps::failed_return(vcpu::current(), &mut whole);
+    // It is as if the guest's next instruction had caused it.
+    guest_exception(&mut whole);
     // SAFETY: as above; `regs` is not used any more.
     unsafe { guest.write(whole) };
     guest

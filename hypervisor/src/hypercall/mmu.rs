@@ -6,7 +6,7 @@ use overcast_core::addr::{GuestVirtual, Mfn};
 use overcast_core::error::{Error, Result};
 use overcast_core::ids::{CpuSet, DomainId};
 use overcast_core::machine::Tlb;
-use overcast_core::mm::{ExtOp, FlushRequest, FlushScope, FlushWhat, MmuCaller, VcpuMachine};
+use overcast_core::mm::{command, ExtOp, FlushRequest, FlushScope, FlushWhat, MmuCaller, VcpuMachine};
 use xen_abi::xen::{GuestHandle, MmuUpdate, MmuextOp};
 
 use super::{Call, PreemptByEvents};
@@ -68,7 +68,8 @@ impl VcpuMachine for Running<'_> {
         let vcpu = self.0;
         descriptors::drop_ldt_pages(vcpu);
         vcpu.kernel_cr3.set(root.address().get());
-        tlb::load_cr3(vcpu.cr3());
+        // SAFETY: the table was validated, and the vCPU holds references to it.
+        unsafe { tlb::write_cr3_and_flush(root) };
     }
 
     fn set_user_base(&mut self, root: Option<Mfn>) {
@@ -92,6 +93,18 @@ impl VcpuMachine for Running<'_> {
         // SAFETY: writes caches back; changes no memory.
         unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
     }
+}
+
+/// Has the running vCPU run on another root table in kernel mode, as a write of
+/// CR3 asks for.
+pub fn new_kernel_base(vcpu: &Vcpu, caller: &mut MmuCaller<'_>, root: Mfn) -> Result<()> {
+    let owner = mm().page_owner(caller.domain, DomainId::SELF)?;
+    let op = ExtOp {
+        command: command::NEW_BASEPTR,
+        arg1: root.0,
+        arg2: 0,
+    };
+    mm().mmuext_op(caller, &mut Running(vcpu), owner, op)
 }
 
 /// Notes how many operations were done where the guest wants to know.

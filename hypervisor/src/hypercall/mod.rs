@@ -24,6 +24,8 @@ mod vcpu;
 mod version;
 
 pub use descriptor::install as install_gdt;
+pub use misc::set_task_switched;
+pub use mmu::new_kernel_base;
 
 use overcast_core::addr::GuestVirtual;
 use overcast_core::error::{Error, Result};

@@ -5,7 +5,6 @@ use core::mem::offset_of;
 use overcast_core::addr::GuestVirtual;
 use overcast_core::error::{Error, Result};
 use xen_abi::platform::*;
-use zerocopy::{FromZeros, IntoBytes};
 
 use super::Call;
 use crate::arch::percpu;
@@ -51,13 +50,6 @@ pub fn platform_op(call: &mut Call<'_>) -> Result<i64> {
                 }
                 None => op.flags = XEN_PCPU_FLAGS_INVALID,
             }
-            guest::write(payload, &op)?;
-            Ok(0)
-        }
-        XENPF_GETIDLETIME => {
-            let mut op = XenpfGetidletime::new_zeroed();
-            guest::read_bytes(payload, op.as_mut_bytes())?;
-            op.now = time::now();
             guest::write(payload, &op)?;
             Ok(0)
         }

@@ -80,12 +80,11 @@ pub fn vcpu_op(call: &mut Call<'_>) -> Result<i64> {
             if !GuestVirtual(area.addr).access_ok(size_of::<VcpuRunstateInfo>() as u64) {
                 return Err(Error::Fault);
             }
+            vcpu.runstate_area.store(area.addr, Ordering::Release);
             if own {
-                vcpu.runstate_area.set(area.addr);
                 time::write_runstate(vcpu);
             } else {
                 let _ = guest::write(GuestVirtual(area.addr), &time::runstate_info(vcpu));
-                schedule::with_stopped(vcpu, || vcpu.runstate_area.set(area.addr));
             }
             Ok(0)
         }
@@ -134,14 +133,10 @@ pub fn vcpu_op(call: &mut Call<'_>) -> Result<i64> {
             if !GuestVirtual(area.addr).access_ok(size_of::<xen_abi::xen::VcpuTimeInfo>() as u64) {
                 return Err(Error::Fault);
             }
+            vcpu.time_area.store(area.addr, Ordering::Release);
+            vcpu.time_area_stale.store(true, Ordering::Release);
             if own {
-                vcpu.time_area.set(area.addr);
                 time::write_time_area(vcpu);
-            } else {
-                schedule::with_stopped(vcpu, || {
-                    vcpu.time_area.set(area.addr);
-                    vcpu.time_area_stale.set(true);
-                });
             }
             Ok(0)
         }

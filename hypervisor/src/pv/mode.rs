@@ -25,7 +25,9 @@ pub fn toggle(vcpu: &Vcpu) {
     }
 }
 
-/// Whether the registers are of the guest's kernel.
-pub fn is_kernel(vcpu: &Vcpu) -> bool {
-    vcpu.kernel_mode.get()
+/// Switches the page tables alone, for an access to the other mode's memory;
+/// they are to be switched back.
+pub fn toggle_tables(vcpu: &Vcpu) {
+    vcpu.kernel_mode.set(!vcpu.kernel_mode.get());
+    write_cr3(vcpu.cr3());
 }

@@ -2,11 +2,10 @@
 
 use overcast_core::addr::GuestVirtual;
 
-use crate::arch::entry::{self, Segment};
 use crate::arch::fpu;
 use crate::arch::registers::{Registers, vector};
 use crate::arch::traps::ldt_window_offset;
-use crate::pv::bounce::{self, Bounce};
+use crate::pv::bounce;
 use crate::pv::{descriptors, emulate};
 use crate::vcpu::{CR0_TS, DR6_DEFAULT, Vcpu};
 
@@ -85,13 +84,13 @@ fn general_protection(vcpu: &Vcpu, regs: &mut Registers) {
     if code & EC_EXTERNAL == 0 && code & EC_IDT != 0 {
         // An `int n` that the hypervisor's own gate refused. The error code names
         // n, but some emulators compute it wrongly: the instruction's bytes tell.
-        if let Some(number) = emulate::software_interrupt_number(regs) {
+        if let Some((number, length)) = emulate::software_interrupt_number(regs) {
             let trap = vcpu.trap(number);
             let kernel = vcpu.kernel_mode.get();
             // The guest's gate: its privilege level against the guest's own ring.
             let ring = if kernel { 1 } else { 3 };
             if trap.flags & 3 >= ring {
-                regs.rip = regs.rip.wrapping_add(2);
+                regs.rip = regs.rip.wrapping_add(length.into());
                 bounce::inject(vcpu, regs, number, None);
                 return;
             }
@@ -103,35 +102,4 @@ fn general_protection(vcpu: &Vcpu, regs: &mut Registers) {
         return;
     }
     bounce::inject(vcpu, regs, vector::GENERAL_PROTECTION, Some(code));
-}
-
-/// The return to the guest faulted: the failsafe callback.
-pub fn failed_return(vcpu: &Vcpu, regs: &mut Registers) {
-    let failsafe = vcpu.failsafe.get();
-    if failsafe.address == 0 {
-        crate::domain::crash_current(vcpu, regs, "it has no failsafe callback");
-        return;
-    }
-    let segments = [
-        descriptors::read_segment(Segment::Ds),
-        descriptors::read_segment(Segment::Es),
-        descriptors::read_segment(Segment::Fs),
-        descriptors::read_segment(Segment::Gs),
-    ];
-    let bounce = Bounce {
-        address: failsafe.address,
-        error_code: None,
-        mask_events: failsafe.mask_events,
-        segments: Some(segments),
-    };
-    bounce::deliver(vcpu, regs, &bounce);
-    if regs.rip == failsafe.address {
-        for segment in [Segment::Ds, Segment::Es, Segment::Fs, Segment::Gs] {
-            let base = (segment as u32 >= Segment::Fs as u32).then(|| descriptors::read_base(segment));
-            entry::load_segment(segment, 0);
-            if let Some(base) = base {
-                descriptors::write_base(segment, base);
-            }
-        }
-    }
 }
