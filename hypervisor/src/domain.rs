@@ -60,6 +60,8 @@ pub struct Domain {
     crashed: AtomicBool,
     /// A bit for each watchdog in use.
     pub watchdogs: Mutex<u32>,
+    /// The memory map that its builder gave it.
+    pub memory_map: Mutex<Vec<[u8; 20]>>,
     /// On which CPU's queue each watchdog is; 0 for none.
     pub watchdog_places: [AtomicU32; 2],
 }
@@ -101,6 +103,7 @@ impl Domain {
             shutdown_code: AtomicU32::new(NOT_SHUT_DOWN),
             crashed: AtomicBool::new(false),
             watchdogs: Mutex::new(0),
+            memory_map: Mutex::new(Vec::new()),
             watchdog_places: Default::default(),
         })
     }

@@ -81,15 +81,18 @@ impl EventHost for Host {
 
 impl MmHost for Host {
     fn frame_infos(&self) -> &[FrameInfo] {
-        memory::frame_infos()
+        crate::arch::memory::frame_infos()
     }
 
     fn machine_to_phys(&self) -> &[AtomicU64] {
-        memory::machine_to_phys()
+        memory::m2p()
     }
 
     fn allocate_frames(&self, order: u32) -> Option<(Mfn, u64)> {
-        memory::heap().alloc(order, None).ok().map(|block| (block.mfn, block.stamp))
+        let block = memory::heap().alloc(order, None).ok()?;
+        // Nobody sees what was in the frames before.
+        memory::zero_frames(block.mfn, order);
+        Some((block.mfn, block.stamp))
     }
 
     fn free_frames(&self, mfn: Mfn, order: u32, stamp: u64) {
