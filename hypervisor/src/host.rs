@@ -33,6 +33,26 @@ pub fn set_mm(mm: Mm<Host>) {
     MM.call_once(|| mm);
 }
 
+/// Allocates `2^order` frames (below `2^bits` bytes, if given) for a guest:
+/// zeroed, known to the page types, and with the stamp up to which CPUs may hold
+/// old translations of them.
+pub fn allocate(order: u32, bits: Option<u32>) -> Option<(Mfn, u64)> {
+    let block = memory::heap().alloc(order, bits).ok()?;
+    // Nobody sees what was in the frames before.
+    memory::zero_frames(block.mfn, order);
+    for n in 0..1u64 << order {
+        if let Some(info) = frame_infos().get((block.mfn.0 + n) as usize) {
+            info.mark_ram();
+        }
+    }
+    Some((block.mfn, block.stamp))
+}
+
+fn frame_infos() -> &'static [FrameInfo] {
+    // SAFETY: memory was set up with room for a `FrameInfo` a frame, all zeros at first.
+    unsafe { memory::frame_table::<FrameInfo>() }
+}
+
 impl Memory for Host {
     fn frame(&self, mfn: Mfn) -> Option<&Frame> {
         Machine.frame(mfn)
@@ -81,7 +101,7 @@ impl EventHost for Host {
 
 impl MmHost for Host {
     fn frame_infos(&self) -> &[FrameInfo] {
-        crate::arch::memory::frame_infos()
+        frame_infos()
     }
 
     fn machine_to_phys(&self) -> &[AtomicU64] {
@@ -89,10 +109,7 @@ impl MmHost for Host {
     }
 
     fn allocate_frames(&self, order: u32) -> Option<(Mfn, u64)> {
-        let block = memory::heap().alloc(order, None).ok()?;
-        // Nobody sees what was in the frames before.
-        memory::zero_frames(block.mfn, order);
-        Some((block.mfn, block.stamp))
+        allocate(order, None)
     }
 
     fn free_frames(&self, mfn: Mfn, order: u32, stamp: u64) {

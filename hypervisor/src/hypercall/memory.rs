@@ -15,7 +15,7 @@ use super::Call;
 use crate::arch::memory;
 use crate::domain::{self, Domain};
 use crate::guest;
-use crate::host::{Host, mm};
+use crate::host::{self, Host, mm};
 
 /// Bits of the command word; above them is the extent to continue with.
 const COMMAND_BITS: u32 = 6;
@@ -206,13 +206,12 @@ fn allocate(domain: &Domain, order: u32, bits: Option<u32>) -> Result<Mfn> {
     if bits.is_none_or(|bits| bits >= 52) {
         return mm().allocate_pages(&domain.mm, order);
     }
-    let block = memory::heap().alloc(order, bits)?;
-    memory::zero_frames(block.mfn, order);
-    Host.flush_since(block.stamp);
-    mm().assign_pages(&domain.mm, block.mfn, order).inspect_err(|_| {
-        let _ = memory::heap().free(block.mfn, order, block.stamp);
+    let (mfn, stamp) = host::allocate(order, bits).ok_or(Error::NoMemory)?;
+    Host.flush_since(stamp);
+    mm().assign_pages(&domain.mm, mfn, order).inspect_err(|_| {
+        let _ = memory::heap().free(mfn, order, stamp);
     })?;
-    Ok(block.mfn)
+    Ok(mfn)
 }
 
 /// Takes a page out of a domain.
@@ -303,9 +302,7 @@ fn exchange_chunk(
             }
         }
         for _ in 0..1u64 << out_chunk {
-            let block = memory::heap().alloc(output.extent_order, bits)?;
-            memory::zero_frames(block.mfn, output.extent_order);
-            fresh.push((block.mfn, block.stamp));
+            fresh.push(host::allocate(output.extent_order, bits).ok_or(Error::NoMemory)?);
         }
         Ok(())
     })();

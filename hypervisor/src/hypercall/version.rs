@@ -7,7 +7,7 @@ use xen_abi::arch_x86::HYPERVISOR_VIRT_START;
 use zerocopy::FromZeros;
 
 use super::Call;
-use crate::{build, guest, options};
+use crate::{build_info, guest, start};
 
 /// The interface that is spoken: Xen 4.17.
 const VERSION: i64 = 4 << 16 | 17;
@@ -41,15 +41,15 @@ pub fn xen_version(call: &mut Call<'_>) -> Result<i64> {
         XENVER_EXTRAVERSION => write_text::<XEN_EXTRAVERSION_LEN>(call, EXTRA_VERSION),
         XENVER_COMPILE_INFO => {
             let mut info = CompileInfo::new_zeroed();
-            info.compiler = padded(pick(build::COMPILER));
-            info.compile_by = padded(pick(build::BY));
-            info.compile_domain = padded(pick(build::DOMAIN));
-            info.compile_date = padded(pick(build::DATE));
+            info.compiler = padded(pick(build_info::COMPILER));
+            info.compile_by = padded(pick(build_info::BY));
+            info.compile_domain = padded(pick(build_info::DOMAIN));
+            info.compile_date = padded(pick(build_info::DATE));
             guest::write(call.address(1), &info)?;
             Ok(0)
         }
         XENVER_CAPABILITIES => write_text::<XEN_CAPABILITIES_INFO_LEN>(call, CAPABILITIES),
-        XENVER_CHANGESET => write_text::<XEN_CHANGESET_INFO_LEN>(call, pick(build::CHANGESET)),
+        XENVER_CHANGESET => write_text::<XEN_CHANGESET_INFO_LEN>(call, pick(build_info::CHANGESET)),
         XENVER_PLATFORM_PARAMETERS => {
             let parameters = PlatformParameters {
                 virt_start: HYPERVISOR_VIRT_START,
@@ -86,7 +86,7 @@ pub fn xen_version(call: &mut Call<'_>) -> Result<i64> {
                 guest::write_bytes(call.address(1), &text)?;
             } else {
                 // As long as Xen's own buffer, which callers reckon with.
-                guest::write(call.address(1), &padded::<1024>(options::command_line()))?;
+                guest::write(call.address(1), &padded::<1024>(start::boot_info().command_line()))?;
             }
             Ok(0)
         }
