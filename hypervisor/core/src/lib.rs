@@ -26,7 +26,7 @@ extern crate std;
 pub mod addr;
 pub mod cmdline;
 pub mod cpuid;
-//emulate
+pub mod emulate;
 pub mod error;
 pub mod heap;
 pub mod ids;
