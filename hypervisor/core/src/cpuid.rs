@@ -92,7 +92,8 @@ pub struct Hardware {
     pub cpuid_faulting: bool,
     /// The hypervisor keeps an IA32_SPEC_CTRL for each vCPU.
     pub spec_ctrl: bool,
-    /// LFENCE is known to serialise (AMD; MSR DE_CFG bit 1).
+    /// LFENCE was made to serialise (AMD; MSR DE_CFG bit 1, which is to be read
+    /// back). Families 0xf and 0x11 do so by themselves.
     pub lfence_dispatch: bool,
     /// A null selector is known to clear the base (AMD, where no leaf says so).
     pub null_selector_clears_base: bool,
@@ -179,7 +180,12 @@ impl CpuidPolicy {
                 host_features.set(feature, false);
             }
         }
-        let host_features = host_features.sanitised();
+        // What the return predictors do is known even without the register.
+        let predictors = [f::RSBA, f::RRSBA].map(|feature| (feature, host_features.has(feature)));
+        let mut host_features = host_features.sanitised();
+        for (feature, present) in predictors {
+            host_features.set(feature, present);
+        }
         policy.host_mtrr = host_features.has(f::MTRR);
         policy.host_rdtscp = host_features.has(f::RDTSCP);
 
@@ -402,7 +408,8 @@ impl CpuidPolicy {
             host_mtrr: false,
             host_rdtscp: false,
             cpuid_faulting: hardware.cpuid_faulting,
-            address_bits: u64::BITS - hardware.end_mfn.leading_zeros() + crate::addr::PAGE_SHIFT,
+            address_bits: u64::BITS - hardware.end_mfn.saturating_sub(1).leading_zeros()
+                + crate::addr::PAGE_SHIFT,
         };
         let max = leaf0[0].min(BASIC as u32 - 1);
         for (leaf, slot) in (0..=max).zip(policy.basic.iter_mut()) {
@@ -432,6 +439,8 @@ impl CpuidPolicy {
         } else {
             EXTENDED_INTEL
         };
+        let lfence_dispatch = policy.vendor.is_amd()
+            && (hardware.lfence_dispatch || matches!(policy.family(), 0xf | 0x11));
         let mut extended_max = match raw(0x8000_0000, 0)[0] {
             max if max >> 16 == 0x8000 => max & 0xffff,
             _ => 0,
@@ -439,9 +448,7 @@ impl CpuidPolicy {
         for (leaf, slot) in (0..=extended_max.min(most - 1)).zip(policy.extended.iter_mut()) {
             *slot = raw(0x8000_0000 + leaf, 0);
         }
-        if policy.vendor.is_amd()
-            && (hardware.lfence_dispatch || hardware.null_selector_clears_base)
-        {
+        if policy.vendor.is_amd() && (lfence_dispatch || hardware.null_selector_clears_base) {
             // There may be no leaf that says so; there is one for guests.
             extended_max = extended_max.max(0x21);
         }
@@ -459,10 +466,11 @@ impl CpuidPolicy {
         };
         policy.features.0[f::FEATURESET_M10AL] = capabilities as u32;
         policy.features.0[f::FEATURESET_M10AH] = (capabilities >> 32) as u32;
+        policy.note_return_predictors();
         if policy.vendor.is_amd() {
             // In long mode, and the hypervisor is, SYSENTER is Intel's alone.
             policy.features.set(f::SEP, false);
-            if hardware.lfence_dispatch {
+            if lfence_dispatch {
                 policy.features.set(f::LFENCE_DISPATCH, true);
             }
             if hardware.null_selector_clears_base {
@@ -470,6 +478,26 @@ impl CpuidPolicy {
             }
         }
         policy
+    }
+
+    /// Sets RSBA or RRSBA for Intel's CPUs whose return predictor falls back
+    /// to another one on underflow and that may not say so themselves: Skylake
+    /// and later. (Broadwell does with old microcode; it is taken for one.)
+    fn note_return_predictors(&mut self) {
+        if self.vendor != Vendor::Intel || self.family() != 6 {
+            return;
+        }
+        if self.features.has(f::EIBRS) {
+            self.features.set(f::RRSBA, true);
+        } else if !self.features.has(f::ARCH_CAPS) {
+            let signature = self.basic[1][0];
+            let model = (signature >> 4 & 0xf) | (signature >> 12 & 0xf0);
+            let penryn_to_haswell = matches!(
+                model,
+                0x17 | 0x1a | 0x1d..=0x1f | 0x25 | 0x2a | 0x2c..=0x2f | 0x3a | 0x3c | 0x3e | 0x3f | 0x45 | 0x46
+            );
+            self.features.set(f::RSBA, !penryn_to_haswell);
+        }
     }
 
     /// The most that a PV guest may be shown.

@@ -24,10 +24,12 @@ extern crate alloc;
 extern crate std;
 
 pub mod addr;
+pub mod builder;
 pub mod clock;
 pub mod cmdline;
 pub mod console;
 pub mod cpuid;
+pub mod emulate;
 pub mod error;
 pub mod event;
 pub mod heap;
@@ -35,4 +37,5 @@ pub mod ids;
 pub mod machine;
 pub mod mm;
 pub mod msr;
+pub mod sched;
 pub mod timer;
