@@ -26,5 +26,6 @@ extern crate std;
 pub mod addr;
 pub mod error;
 pub mod event;
+pub mod grant;
 pub mod ids;
 pub mod machine;
