@@ -48,8 +48,8 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(d, port, vcpu)| Op::BindVcpu { d, port, vcpu }),
         2 => (d.clone(), port.clone(), 0..18u32)
             .prop_map(|(d, port, priority)| Op::SetPriority { d, port, priority }),
-        3 => (d.clone(), port.clone()).prop_map(|(d, port)| Op::Mask { d, port }),
-        4 => (d.clone(), port).prop_map(|(d, port)| Op::Unmask { d, port }),
+        5 => (d.clone(), port.clone()).prop_map(|(d, port)| Op::Mask { d, port }),
+        7 => (d.clone(), port).prop_map(|(d, port)| Op::Unmask { d, port }),
         5 => d.clone().prop_map(|d| Op::Drain { d }),
         1 => d.prop_map(|d| Op::Reset { d }),
     ]
@@ -124,10 +124,8 @@ impl World {
             model,
             guests: [None, None],
         };
-        for d in 0..2 {
-            if fifo[d] {
-                world.set_up_fifo(d);
-            }
+        for (d, _) in fifo.iter().enumerate().filter(|(_, fifo)| **fifo) {
+            world.set_up_fifo(d);
         }
         world
     }
@@ -344,7 +342,11 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig {
+        cases: 600,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn operations_match_the_model(

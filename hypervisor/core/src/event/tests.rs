@@ -552,6 +552,24 @@ fn fifo_moves_between_vcpus() {
 }
 
 #[test]
+fn fifo_queue_whose_tail_moved_away_is_empty() {
+    let (host, a, b) = two();
+    let mut guest = fifo(&host, &a);
+    let (from_moved, moved) = connect(&host, &b, &a);
+    let (from_stays, stays) = connect(&host, &b, &a);
+    drained(&host, &mut guest, 0);
+    b.send(&host, from_moved).unwrap();
+    assert_eq!(drained(&host, &mut guest, 0), [moved.0]);
+    a.bind_vcpu(moved, VcpuId(1)).unwrap();
+    b.send(&host, from_moved).unwrap();
+    // It is linked, on the queue of vCPU 1; appending to it there would
+    // deliver the next event on the wrong vCPU.
+    b.send(&host, from_stays).unwrap();
+    assert_eq!(drained(&host, &mut guest, 0), [stays.0]);
+    assert_eq!(drained(&host, &mut guest, 1), [moved.0]);
+}
+
+#[test]
 fn fifo_saves_events_until_there_is_a_page() {
     let (host, a, _) = two();
     // Pending in the 2-level ABI, then delivered in the new one.
