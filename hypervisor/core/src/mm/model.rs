@@ -47,6 +47,8 @@ const HEAP: u64 = 3;
 const DOMAINS: usize = 3;
 /// How many pages a domain starts with.
 const START_PAGES: u64 = 14;
+/// How many kinds of operations there are.
+pub const KINDS: usize = 24;
 /// What the hypervisor's entries hold here.
 const SLOT_VALUE: u64 = 0xabc_0000_0000_0021;
 
@@ -168,6 +170,8 @@ struct GrantMapping {
 #[derive(Clone, Copy)]
 struct Stale {
     writable: bool,
+    /// It was a page table, that a CPU may still walk through.
+    table: bool,
     owner: DomainId,
 }
 
@@ -277,7 +281,11 @@ impl World {
         frame(l3).store(0, Pte::new(l2, flags).0);
         frame(l2).store(0, Pte::new(l1, flags).0);
         for (slot, &page) in pages.iter().enumerate() {
-            let flags = if slot < 4 { flags & !Pte::RW } else { flags };
+            let flags = if (4..8).contains(&slot) {
+                flags
+            } else {
+                flags & !Pte::RW
+            };
             frame(l1).store(slot, Pte::new(page, flags).0);
         }
         self.mm
@@ -352,7 +360,7 @@ impl World {
     /// What the audit found wrong afterwards.
     pub fn step(&mut self, bytes: [u8; 8]) -> core::result::Result<(), String> {
         let op = Bytes(bytes);
-        let kind = op.0[0] as usize % 20;
+        let kind = op.0[0] as usize % KINDS;
         let outcome = self.carry_out(kind, op);
         if outcome.is_ok() {
             self.successes[kind] += 1;
@@ -369,7 +377,7 @@ impl World {
         let other = (who as usize >> 3) % DOMAINS;
         // Mostly not preempted; if so, soon, and then either continued or dropped.
         let patience = if stop & 3 == 3 {
-            u32::from(stop >> 3)
+            u32::from(stop >> 3) * 37
         } else {
             u32::MAX
         };
@@ -436,6 +444,11 @@ impl World {
                     (_, 0xff) => 0,
                     _ => self.pick(if who & 0x40 != 0 { other } else { guest }, a).0,
                 };
+                let mfn = if kind == 9 && b & 3 != 0 {
+                    self.pick_pinned(guest, a).map_or(mfn, |mfn| mfn.0)
+                } else {
+                    mfn
+                };
                 let cmd = match kind {
                     8 => u32::from(b) % 4,
                     9 => 4,
@@ -462,7 +475,9 @@ impl World {
                 })
             }
             13 => {
-                let address = (Self::slot(a) as u64) << 12 | (Self::slot(b) as u64) << 3;
+                // Mostly the page at which a domain sees its first level-1 table.
+                let page = if a < 0xc0 { 3 } else { Self::slot(a) as u64 };
+                let address = page << 12 | (Self::slot(b) as u64) << 3;
                 let entry = self.entry(guest, c, d).0;
                 let guest = &self.guests[guest];
                 let root = guest.vcpus[vcpu].kernel().ok_or(Error::Invalid)?;
@@ -612,6 +627,44 @@ impl World {
                 self.mm
                     .update_descriptor(&self.guests[guest].memory, address, raw)
             }
+            20 | 21 => {
+                // A table of some level that may be good, and its pin.
+                let level = [Level::L1, Level::L2, Level::L3, Level::L4][usize::from(b & 3)];
+                let table = self.pick_unused(guest, a)?;
+                self.compose(guest, table, level, [c, d])?;
+                let owner = PageOwner::of(&self.guests[guest].memory);
+                self.ext(guest, vcpu, owner, level as u32 - 1, table, patience, retry)
+            }
+            22 | 23 => {
+                // A whole tree, with one more entry somewhere that may be bad.
+                let mut below = None;
+                let mut table = Mfn(0);
+                let levels = [Level::L1, Level::L2, Level::L3, Level::L4];
+                for (i, level) in levels.into_iter().enumerate() {
+                    table = self.pick_unused(guest, a.wrapping_add(i as u8))?;
+                    self.compose(guest, table, level, [c, d.wrapping_add(i as u8)])?;
+                    if let Some(below) = below {
+                        let page = self.mm.get_writable(table, owner_of(&self.guests[guest]))?;
+                        let frame = self.mm.host.frame(page.mfn()).ok_or(Error::Invalid)?;
+                        let slot = if b >> i & 1 == 0 { 0 } else { 300 };
+                        let flags = Pte::PRESENT | Pte::RW | Pte::USER;
+                        frame.store(slot, Pte::new(below, flags).0);
+                    }
+                    if i as u8 == b >> 4 {
+                        let page = self.mm.get_writable(table, owner_of(&self.guests[guest]))?;
+                        let frame = self.mm.host.frame(page.mfn()).ok_or(Error::Invalid)?;
+                        frame.store(Self::slot(d), self.entry(guest, c, e).0);
+                    }
+                    // The same page twice is no tree.
+                    if Some(table) == below {
+                        return Err(Error::Exists);
+                    }
+                    below = Some(table);
+                }
+                let owner = PageOwner::of(&self.guests[guest].memory);
+                let cmd = [3, 3, 5, 15][usize::from(e & 3)];
+                self.ext(guest, vcpu, owner, cmd, table, patience, retry)
+            }
             _ => {
                 if guest == 0 || a & 7 != 0 {
                     return Err(Error::Again);
@@ -621,6 +674,93 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    /// A page of the domain's that is not in use as any type.
+    fn pick_unused(&self, guest: usize, selector: u8) -> Result<Mfn> {
+        let frames = self.mm.frames();
+        let mut pages = Vec::new();
+        self.guests[guest].memory.for_each_page(frames, |mfn| {
+            if frames
+                .ram(mfn)
+                .is_some_and(|info| info.type_word().count() == 0)
+            {
+                pages.push(mfn);
+            }
+        });
+        pages.sort_unstable();
+        match pages.len() {
+            0 => Err(Error::NoEntry),
+            n => Ok(pages[selector as usize % n]),
+        }
+    }
+
+    /// A page that is pinned.
+    fn pick_pinned(&self, guest: usize, selector: u8) -> Option<Mfn> {
+        let frames = self.mm.frames();
+        let mut pages = Vec::new();
+        self.guests[guest].memory.for_each_page(frames, |mfn| {
+            if frames
+                .ram(mfn)
+                .is_some_and(|info| info.type_word().is_pinned())
+            {
+                pages.push(mfn);
+            }
+        });
+        pages.sort_unstable();
+        pages.get(selector as usize % pages.len().max(1)).copied()
+    }
+
+    /// Fills a page with entries that suit a table of `level`.
+    fn compose(&self, guest: usize, table: Mfn, level: Level, selectors: [u8; 2]) -> Result<()> {
+        let frames = self.mm.frames();
+        let mut pages = Vec::new();
+        self.guests[guest].memory.for_each_page(frames, |mfn| {
+            let Some(info) = frames.ram(mfn) else { return };
+            let kind = info.type_word().page_type().level();
+            if kind == level.below() && (kind.is_none() || info.type_word().count() != 0) {
+                pages.push(mfn);
+            }
+        });
+        pages.sort_unstable();
+        let page = self.mm.get_writable(table, owner_of(&self.guests[guest]))?;
+        let frame = self.mm.host.frame(page.mfn()).ok_or(Error::Invalid)?;
+        frame.zero();
+        if !pages.is_empty() {
+            for selector in selectors {
+                let target = pages[selector as usize % pages.len()];
+                let rw = if selector & 0x80 == 0 || level != Level::L1 {
+                    Pte::RW
+                } else {
+                    0
+                };
+                let flags = Pte::PRESENT | Pte::USER | rw;
+                frame.store(usize::from(selector), Pte::new(target, flags).0);
+            }
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn ext(
+        &mut self,
+        guest: usize,
+        vcpu: usize,
+        owner: PageOwner,
+        cmd: u32,
+        mfn: Mfn,
+        patience: u32,
+        retry: bool,
+    ) -> Result<()> {
+        self.call(guest, vcpu, patience, retry, |mm, caller| {
+            let op = MmuextOp {
+                cmd,
+                _pad0: [0; 4],
+                arg1: mfn.0,
+                arg2: 0,
+            };
+            mm.mmuext_op(caller, &mut NullMachine, owner, op)
+        })
     }
 
     fn put_grant(&self, frame: Mfn, writable: bool) {
@@ -776,6 +916,14 @@ impl World {
             };
             let frame = self.mm.host.frame(mfn).ok_or("no frame")?;
             let owner = count.owner().ok_or("a page table of nobody")?;
+            mapped
+                .entry(mfn)
+                .or_insert(Stale {
+                    writable: false,
+                    table: true,
+                    owner,
+                })
+                .table = true;
             for slot in (0..entries).filter(|&slot| is_guest_slot(level, slot)) {
                 let entry = Pte(frame.load(slot));
                 if !entry.is_present() {
@@ -798,6 +946,7 @@ impl World {
                         }
                         let now = mapped.entry(target).or_insert(Stale {
                             writable: false,
+                            table: false,
                             owner: owner_of,
                         });
                         now.writable |= entry.is_writable();
@@ -895,9 +1044,12 @@ impl World {
         } else {
             for (&mfn, &was) in &self.mapped {
                 let still = mapped.get(&mfn);
-                if still.is_none_or(|now| was.writable && !now.writable) {
+                if still
+                    .is_none_or(|now| (was.writable && !now.writable) || (was.table && !now.table))
+                {
                     let stale = self.stale.entry(mfn).or_insert(was);
                     stale.writable |= was.writable;
+                    stale.table |= was.table;
                 }
             }
         }
@@ -910,6 +1062,9 @@ impl World {
             if count.owner().is_some_and(|owner| owner != stale.owner) {
                 return Err(format!("a TLB may still know {mfn} as {}'s", stale.owner));
             }
+            if stale.table && kind.page_type() == PageType::Writable && kind.count() != 0 {
+                return Err(format!("a CPU may still walk {mfn}, which is writable"));
+            }
             let critical = kind.page_type().level().is_some()
                 || kind.page_type() == PageType::SegmentDescriptors;
             if stale.writable && critical && kind.count() != 0 {
@@ -918,6 +1073,10 @@ impl World {
         }
         Ok(())
     }
+}
+
+fn owner_of(guest: &Guest) -> DomainId {
+    guest.memory.id()
 }
 
 #[derive(Default)]

@@ -5,7 +5,7 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::model::run;
+use super::model::{KINDS, run};
 
 fn outcome(bytes: &[u8]) -> Result<(), String> {
     run(bytes)?.finish()
@@ -22,11 +22,11 @@ proptest! {
     }
 }
 
-#[test]
-fn the_interpreter_reaches_every_operation() {
+/// Runs random sequences of 200 operations; how often each kind succeeded.
+fn run_random(sequences: usize, seed: u64) -> [u32; 32] {
     let mut successes = [0u32; 32];
-    let mut state = 0x1234_5678_9abc_def1u64;
-    for _ in 0..40 {
+    let mut state = seed;
+    for _ in 0..sequences {
         let bytes: Vec<u8> = (0..1600)
             .map(|_| {
                 state ^= state << 13;
@@ -41,12 +41,27 @@ fn the_interpreter_reaches_every_operation() {
         }
         world.finish().unwrap_or_else(|error| panic!("{error}"));
     }
-    std::println!("{successes:?}");
-    for (kind, &n) in successes.iter().take(20).enumerate() {
+    successes
+}
+
+#[test]
+fn the_interpreter_reaches_every_operation() {
+    let successes = run_random(40, 0x1234_5678_9abc_def1);
+    for (kind, &n) in successes.iter().take(KINDS).enumerate() {
         assert!(
             n > 0,
             "{}",
             format!("operation {kind} never succeeded: {successes:?}")
         );
     }
+}
+
+/// For a quiet hour: `cargo test --release -p overcast-core soak -- --ignored`.
+#[test]
+#[ignore = "long"]
+fn soak() {
+    let seed = std::time::UNIX_EPOCH
+        .elapsed()
+        .map_or(1, |d| d.as_nanos() as u64 | 1);
+    std::println!("seed {seed:#x}: {:?}", run_random(5000, seed));
 }
