@@ -140,7 +140,8 @@ impl Preempt for Countdown {
     }
 }
 
-struct NullMachine;
+/// A virtual CPU that ignores what it is told.
+pub struct NullMachine;
 
 impl VcpuMachine for NullMachine {
     fn load_kernel_base(&mut self, _root: Mfn) {}
@@ -249,6 +250,20 @@ impl World {
             world.guests.push(guest);
         }
         world
+    }
+
+    /// A domain and one of its virtual CPUs, for directed tests.
+    pub fn guest(
+        &mut self,
+        index: usize,
+    ) -> (&Mm<ModelHost>, Arc<DomainMemory>, &mut VcpuPageTables) {
+        let guest = &mut self.guests[index];
+        (&self.mm, Arc::clone(&guest.memory), &mut guest.vcpus[0])
+    }
+
+    /// When the TLB was flushed last, by the flush clock.
+    pub fn last_flush(&self) -> u64 {
+        self.mm.host.tlb.lock().last_flush
     }
 
     fn new_guest(&mut self, privileged: bool) -> Guest {
