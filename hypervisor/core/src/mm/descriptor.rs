@@ -3,9 +3,11 @@
 
 use core::sync::atomic::Ordering;
 
+use xen_abi::arch_x86::FIRST_RESERVED_GDT_ENTRY;
+
 use super::frames::{PageType, TypeWord};
 use super::types::Tables;
-use super::{Mm, MmHost, DomainMemory};
+use super::{DomainMemory, Mm, MmHost};
 use crate::addr::{ENTRIES_PER_TABLE, MachineAddress, Mfn};
 use crate::error::{Error, Result};
 
@@ -15,8 +17,6 @@ const DPL: u32 = 3 << 13;
 const CODE_OR_DATA: u32 = 1 << 12;
 const TYPE: u32 = 15 << 8;
 const CALL_GATE: u32 = 12 << 8;
-/// First entry of the GDT that is the hypervisor's (`FIRST_RESERVED_GDT_ENTRY`).
-const FIRST_RESERVED_GDT_ENTRY: u32 = 14 * 512;
 /// `FLAT_KERNEL_CS64` (arch-x86/xen-x86_64.h)
 const FLAT_KERNEL_CS: u32 = 0xe033;
 /// TI: the selector is of the LDT.
@@ -41,7 +41,7 @@ pub fn check_descriptor(raw: u64) -> Option<u64> {
             return None;
         }
         let selector = a >> 16;
-        let guests = selector >> 3 < FIRST_RESERVED_GDT_ENTRY
+        let guests = selector >> 3 < FIRST_RESERVED_GDT_ENTRY as u32
             || selector == FLAT_KERNEL_CS
             || selector & LOCAL != 0;
         if !guests || b & 0xff != 0 {
@@ -96,7 +96,8 @@ impl<H: MmHost> Tables<'_, H> {
         });
         match result {
             Ok(()) => {
-                info.page_type.fetch_or(TypeWord::VALIDATED, Ordering::AcqRel);
+                info.page_type
+                    .fetch_or(TypeWord::VALIDATED, Ordering::AcqRel);
             }
             Err(_) => {
                 info.set_stamp(self.mm.host.clock());
@@ -168,9 +169,15 @@ mod tests {
     fn segments_are_put_into_ring_3_and_gates_fault() {
         // A flat 64-bit code segment of ring 0.
         let code = descriptor(0xffff, 0x00af_9b00);
-        assert_eq!(check_descriptor(code), Some(descriptor(0xffff, 0x00af_fb00)));
+        assert_eq!(
+            check_descriptor(code),
+            Some(descriptor(0xffff, 0x00af_fb00))
+        );
         // Not present: anything goes.
-        assert_eq!(check_descriptor(0x0000_0900_1234_5678), Some(0x0000_0900_1234_5678));
+        assert_eq!(
+            check_descriptor(0x0000_0900_1234_5678),
+            Some(0x0000_0900_1234_5678)
+        );
         // TSS, LDT, interrupt and task gates do not.
         for kind in [0x200, 0x500, 0x900, 0xb00, 0xe00, 0xf00] {
             assert_eq!(check_descriptor(descriptor(0, 0x8000 | kind)), None);

@@ -67,7 +67,8 @@ impl Pages {
             && let Some(next) = frames.ram(Mfn(old.into()))
         {
             let after = next.link.load(Ordering::Relaxed) as u32;
-            next.link.store(link(mfn.0 as u32, after), Ordering::Relaxed);
+            next.link
+                .store(link(mfn.0 as u32, after), Ordering::Relaxed);
         }
         self.first[list as usize] = mfn.0 as u32;
     }
@@ -82,7 +83,8 @@ impl Pages {
             }
         } else if let Some(info) = frames.ram(Mfn(previous.into())) {
             let before = info.link.load(Ordering::Relaxed) >> 32;
-            info.link.store(link(before as u32, next), Ordering::Relaxed);
+            info.link
+                .store(link(before as u32, next), Ordering::Relaxed);
         }
         if next != END
             && let Some(info) = frames.ram(Mfn(next.into()))
@@ -225,7 +227,10 @@ impl<H: MmHost> Mm<H> {
         if pages.dying {
             return Err(Error::Invalid);
         }
-        let room = pages.max.checked_sub(pages.total).ok_or(Error::NotPermitted)?;
+        let room = pages
+            .max
+            .checked_sub(pages.total)
+            .ok_or(Error::NotPermitted)?;
         if nr > room {
             return Err(Error::TooBig);
         }
@@ -236,10 +241,8 @@ impl<H: MmHost> Mm<H> {
                 info.page_type.store(0, Ordering::Release);
                 pages.push(frames, mfn, PageList::Pages);
                 let flags = CountWord::RAM | CountWord::ALLOCATED;
-                info.count.store(
-                    CountWord::owned(domain.id, flags, 1).0,
-                    Ordering::Release,
-                );
+                info.count
+                    .store(CountWord::owned(domain.id, flags, 1).0, Ordering::Release);
             }
         }
         Ok(())

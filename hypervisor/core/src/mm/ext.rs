@@ -3,6 +3,15 @@
 
 use core::sync::atomic::Ordering;
 
+use xen_abi::xen::{
+    MMUEXT_CLEAR_PAGE, MMUEXT_COPY_PAGE, MMUEXT_FLUSH_CACHE, MMUEXT_FLUSH_CACHE_GLOBAL,
+    MMUEXT_INVLPG_ALL, MMUEXT_INVLPG_LOCAL, MMUEXT_INVLPG_MULTI, MMUEXT_MARK_SUPER,
+    MMUEXT_NEW_BASEPTR, MMUEXT_NEW_USER_BASEPTR, MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L2_TABLE,
+    MMUEXT_PIN_L3_TABLE, MMUEXT_PIN_L4_TABLE, MMUEXT_SET_LDT, MMUEXT_TLB_FLUSH_ALL,
+    MMUEXT_TLB_FLUSH_LOCAL, MMUEXT_TLB_FLUSH_MULTI, MMUEXT_UNMARK_SUPER, MMUEXT_UNPIN_TABLE,
+    MmuextOp,
+};
+
 use super::domain::DomainMemory;
 use super::entry::Level;
 use super::frames::TypeWord;
@@ -70,42 +79,6 @@ pub trait VcpuMachine {
 
     /// Writes back and invalidates the caches of this CPU, or of all.
     fn flush_cache(&mut self, all_cpus: bool);
-}
-
-/// An operation of `mmuext_op` (`struct mmuext_op`, xen.h) as the guest gave it.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct ExtOp {
-    /// `MMUEXT_*`
-    pub command: u32,
-    /// A frame, or a linear address.
-    pub arg1: u64,
-    /// `nr_ents` (in the lower half), a pointer to a bitmap, or a frame.
-    pub arg2: u64,
-}
-
-/// Commands of `mmuext_op` (`MMUEXT_*`, xen.h).
-#[allow(missing_docs)]
-pub mod command {
-    pub const PIN_L1_TABLE: u32 = 0;
-    pub const PIN_L2_TABLE: u32 = 1;
-    pub const PIN_L3_TABLE: u32 = 2;
-    pub const PIN_L4_TABLE: u32 = 3;
-    pub const UNPIN_TABLE: u32 = 4;
-    pub const NEW_BASEPTR: u32 = 5;
-    pub const TLB_FLUSH_LOCAL: u32 = 6;
-    pub const INVLPG_LOCAL: u32 = 7;
-    pub const TLB_FLUSH_MULTI: u32 = 8;
-    pub const INVLPG_MULTI: u32 = 9;
-    pub const TLB_FLUSH_ALL: u32 = 10;
-    pub const INVLPG_ALL: u32 = 11;
-    pub const FLUSH_CACHE: u32 = 12;
-    pub const SET_LDT: u32 = 13;
-    pub const NEW_USER_BASEPTR: u32 = 15;
-    pub const CLEAR_PAGE: u32 = 16;
-    pub const COPY_PAGE: u32 = 17;
-    pub const FLUSH_CACHE_GLOBAL: u32 = 18;
-    pub const MARK_SUPER: u32 = 19;
-    pub const UNMARK_SUPER: u32 = 20;
 }
 
 /// The page tables that a virtual CPU runs on.
@@ -237,7 +210,7 @@ impl<H: MmHost> Mm<H> {
         caller: &mut MmuCaller<'_>,
         machine: &mut dyn VcpuMachine,
         pg_owner: PageOwner,
-        op: ExtOp,
+        op: MmuextOp,
     ) -> Result<()> {
         self.finish_deferred(&mut caller.tables.deferred, caller.preempt)?;
         let own = || {
@@ -247,46 +220,46 @@ impl<H: MmHost> Mm<H> {
                 Err(Error::NotPermitted)
             }
         };
-        match op.command {
-            command::PIN_L1_TABLE => self.pin(caller, pg_owner.id, Mfn(op.arg1), Level::L1),
-            command::PIN_L2_TABLE => self.pin(caller, pg_owner.id, Mfn(op.arg1), Level::L2),
-            command::PIN_L3_TABLE => self.pin(caller, pg_owner.id, Mfn(op.arg1), Level::L3),
-            command::PIN_L4_TABLE => self.pin(caller, pg_owner.id, Mfn(op.arg1), Level::L4),
-            command::UNPIN_TABLE => self.unpin(caller, pg_owner.id, Mfn(op.arg1)),
-            command::NEW_BASEPTR => {
+        match op.cmd {
+            MMUEXT_PIN_L1_TABLE => self.pin(caller, pg_owner.id, Mfn(op.arg1), Level::L1),
+            MMUEXT_PIN_L2_TABLE => self.pin(caller, pg_owner.id, Mfn(op.arg1), Level::L2),
+            MMUEXT_PIN_L3_TABLE => self.pin(caller, pg_owner.id, Mfn(op.arg1), Level::L3),
+            MMUEXT_PIN_L4_TABLE => self.pin(caller, pg_owner.id, Mfn(op.arg1), Level::L4),
+            MMUEXT_UNPIN_TABLE => self.unpin(caller, pg_owner.id, Mfn(op.arg1)),
+            MMUEXT_NEW_BASEPTR => {
                 own()?;
                 self.new_kernel_base(caller, machine, Mfn(op.arg1))
             }
-            command::NEW_USER_BASEPTR => {
+            MMUEXT_NEW_USER_BASEPTR => {
                 own()?;
                 let root = (op.arg1 != 0).then_some(Mfn(op.arg1));
                 self.new_user_base(caller, machine, root)
             }
-            command::TLB_FLUSH_LOCAL => {
+            MMUEXT_TLB_FLUSH_LOCAL => {
                 own()?;
                 flush(machine, FlushWhat::All, FlushScope::Local)
             }
-            command::INVLPG_LOCAL => {
+            MMUEXT_INVLPG_LOCAL => {
                 own()?;
                 flush_address(machine, op.arg1, FlushScope::Local)
             }
-            command::TLB_FLUSH_MULTI => {
+            MMUEXT_TLB_FLUSH_MULTI => {
                 own()?;
                 flush(machine, FlushWhat::All, FlushScope::Vcpus(op.arg2))
             }
-            command::INVLPG_MULTI => {
+            MMUEXT_INVLPG_MULTI => {
                 own()?;
                 flush_address(machine, op.arg1, FlushScope::Vcpus(op.arg2))
             }
-            command::TLB_FLUSH_ALL => {
+            MMUEXT_TLB_FLUSH_ALL => {
                 own()?;
                 flush(machine, FlushWhat::All, FlushScope::Domain)
             }
-            command::INVLPG_ALL => {
+            MMUEXT_INVLPG_ALL => {
                 own()?;
                 flush_address(machine, op.arg1, FlushScope::Domain)
             }
-            command::FLUSH_CACHE => {
+            MMUEXT_FLUSH_CACHE => {
                 own()?;
                 if !caller.domain.is_privileged() {
                     return Err(Error::Access);
@@ -294,7 +267,7 @@ impl<H: MmHost> Mm<H> {
                 machine.flush_cache(false);
                 Ok(())
             }
-            command::FLUSH_CACHE_GLOBAL => {
+            MMUEXT_FLUSH_CACHE_GLOBAL => {
                 own()?;
                 if !caller.domain.is_privileged() {
                     return Err(Error::Invalid);
@@ -302,7 +275,7 @@ impl<H: MmHost> Mm<H> {
                 machine.flush_cache(true);
                 Ok(())
             }
-            command::SET_LDT => {
+            MMUEXT_SET_LDT => {
                 own()?;
                 let entries = op.arg2 as u32;
                 let base = if entries == 0 { 0 } else { op.arg1 };
@@ -315,13 +288,13 @@ impl<H: MmHost> Mm<H> {
                 machine.set_ldt(base, entries);
                 Ok(())
             }
-            command::CLEAR_PAGE => {
+            MMUEXT_CLEAR_PAGE => {
                 let page = self.get_writable(Mfn(op.arg1), pg_owner.id)?;
                 let frame = self.host.frame(page.mfn()).ok_or(Error::Invalid)?;
                 frame.zero();
                 Ok(())
             }
-            command::COPY_PAGE => {
+            MMUEXT_COPY_PAGE => {
                 let from = self
                     .get_page(Mfn(op.arg2), pg_owner.id)
                     .ok_or(Error::Invalid)?;
@@ -331,7 +304,7 @@ impl<H: MmHost> Mm<H> {
                 target.copy_from(source);
                 Ok(())
             }
-            command::MARK_SUPER | command::UNMARK_SUPER => Err(Error::NotSupported),
+            MMUEXT_MARK_SUPER | MMUEXT_UNMARK_SUPER => Err(Error::NotSupported),
             _ => Err(Error::NotImplemented),
         }
     }

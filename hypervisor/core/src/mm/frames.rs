@@ -197,9 +197,7 @@ impl TypeWord {
         if self.page_type() as u8 == want as u8 {
             return self;
         }
-        Self(
-            (self.0 & !(Self::TYPE | Self::VALIDATED)) | ((want as u64) << Self::TYPE_SHIFT),
-        )
+        Self((self.0 & !(Self::TYPE | Self::VALIDATED)) | ((want as u64) << Self::TYPE_SHIFT))
     }
 }
 

@@ -4,6 +4,8 @@
 //! entry by itself, they are given back like those of any entry, and
 //! unmapping the grant then fails.
 
+use xen_abi::grant_table::{GNTMAP_APPLICATION_MAP, GNTMAP_CONTAINS_PTE, GNTMAP_READONLY};
+
 use super::entry::{Level, Pte};
 use super::frames::PageType;
 use super::types::Tables;
@@ -11,12 +13,6 @@ use super::{Mm, MmHost, MmuCaller};
 use crate::addr::{GuestVirtual, MachineAddress, Mfn};
 use crate::error::{Error, Result};
 
-/// `GNTMAP_readonly` (grant_table.h)
-const GNTMAP_READONLY: u32 = 1 << 2;
-/// `GNTMAP_application_map` (grant_table.h): for user mode.
-const GNTMAP_APPLICATION_MAP: u32 = 1 << 3;
-/// `GNTMAP_contains_pte` (grant_table.h): the address is that of the entry.
-const GNTMAP_CONTAINS_PTE: u32 = 1 << 4;
 /// First of the bits for the guest's own use in the entry (`_GNTMAP_guest_avail0`).
 const GNTMAP_GUEST_AVAIL_SHIFT: u32 = 16;
 
@@ -39,7 +35,11 @@ impl<H: MmHost> Tables<'_, H> {
             return Err(Error::Invalid);
         }
         let address = MachineAddress(address);
-        let info = self.mm.frames().ram(address.frame()).ok_or(Error::Invalid)?;
+        let info = self
+            .mm
+            .frames()
+            .ram(address.frame())
+            .ok_or(Error::Invalid)?;
         let word = info.type_word();
         if info.count_word().owner() != Some(self.domain.id())
             || word.page_type() != PageType::L1

@@ -76,9 +76,7 @@ impl<H: MmHost> Mm<H> {
             return self.legacy_leaf(entry, table_owner, pg_owner);
         };
         let (owner, page) = self.get_any_page(mfn).ok_or(Error::Busy)?;
-        if owner != pg_owner.id
-            && (pg_owner.id == table_owner.id() || !pg_owner.privileged)
-        {
+        if owner != pg_owner.id && (pg_owner.id == table_owner.id() || !pg_owner.privileged) {
             return Err(Error::Busy);
         }
         if entry.is_writable() {

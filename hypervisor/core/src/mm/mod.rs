@@ -64,6 +64,8 @@ pub mod m2p;
 pub mod model;
 pub mod pages;
 pub mod ptwr;
+#[cfg(test)]
+mod tests;
 pub mod types;
 pub mod update;
 
@@ -80,7 +82,7 @@ use crate::machine::{Memory, Preempt, Tlb};
 
 pub use domain::DomainMemory;
 pub use entry::{Level, Pte};
-pub use ext::{ExtOp, FlushRequest, FlushScope, FlushWhat, VcpuMachine, VcpuPageTables};
+pub use ext::{FlushRequest, FlushScope, FlushWhat, VcpuMachine, VcpuPageTables};
 pub use frames::{FrameInfo, FrameTable, PageType};
 pub use leaf::PageOwner;
 pub use m2p::MachineToPhys;

@@ -66,7 +66,8 @@ impl<H: MmHost> Mm<H> {
     /// Takes a reference to a frame of `owner` (`get_page`).
     pub fn get_page(&self, mfn: Mfn, owner: DomainId) -> Option<PageRef<'_, H>> {
         let info = self.frames().ram(mfn)?;
-        info.get(owner).then_some(PageRef { mm: self, mfn })
+        // Made only if the reference was taken, as dropping it gives it back.
+        info.get(owner).then(|| PageRef { mm: self, mfn })
     }
 
     /// Takes a reference to a frame whoever owns it, and says who
@@ -122,7 +123,10 @@ impl<H: MmHost> Mm<H> {
         let Some(info) = self.frames().ram(mfn) else {
             return;
         };
-        let old = CountWord(info.count.fetch_and(!CountWord::ALLOCATED, Ordering::AcqRel));
+        let old = CountWord(
+            info.count
+                .fetch_and(!CountWord::ALLOCATED, Ordering::AcqRel),
+        );
         if old.is_allocated() {
             self.put_page(mfn);
         }
@@ -134,7 +138,10 @@ impl<H: MmHost> Mm<H> {
         let count = info.count_word();
         let kind = info.type_word();
         if !count.is_hypervisor() && kind.count() != 0 {
-            log::error!("mm: frame {mfn} freed while in use as {:?}", kind.page_type());
+            log::error!(
+                "mm: frame {mfn} freed while in use as {:?}",
+                kind.page_type()
+            );
             debug_assert!(false, "freed while in use");
             return;
         }
@@ -193,7 +200,8 @@ impl<H: MmHost> Mm<H> {
                 // No CPU may still walk through it as a page table.
                 self.host.flush_since(info.stamp());
             }
-            info.page_type.fetch_or(TypeWord::VALIDATED, Ordering::AcqRel);
+            info.page_type
+                .fetch_or(TypeWord::VALIDATED, Ordering::AcqRel);
         }
         Ok(())
     }

@@ -30,9 +30,7 @@ use core::sync::atomic::Ordering;
 use spin::MutexGuard;
 
 use super::domain::DomainMemory;
-use super::entry::{
-    FIRST_HYPERVISOR_SLOT, MACHPHYS_SLOT, Level, Pte, is_guest_slot,
-};
+use super::entry::{FIRST_HYPERVISOR_SLOT, Level, MACHPHYS_SLOT, Pte, is_guest_slot};
 use super::frames::{PageType, Progress, TypeWord};
 use super::leaf::PageOwner;
 use super::{Mm, MmHost};
@@ -177,7 +175,8 @@ impl<H: MmHost> Tables<'_, H> {
         };
         match result {
             Ok(()) => {
-                info.page_type.fetch_or(TypeWord::VALIDATED, Ordering::AcqRel);
+                info.page_type
+                    .fetch_or(TypeWord::VALIDATED, Ordering::AcqRel);
             }
             Err(error) => {
                 let left = work.deferred.is_some_and(|d| d.mfn == mfn);
@@ -264,7 +263,12 @@ impl<H: MmHost> Tables<'_, H> {
     /// # Errors
     /// `Restart` when preempted: the table that it points to is `PARTIAL`, and
     /// the reference to its frame is still held.
-    pub(super) fn put_entry(&self, entry: Pte, held_only: bool, preempt: &dyn Preempt) -> Result<()> {
+    pub(super) fn put_entry(
+        &self,
+        entry: Pte,
+        held_only: bool,
+        preempt: &dyn Preempt,
+    ) -> Result<()> {
         if !entry.is_present() {
             return Ok(());
         }
@@ -299,13 +303,7 @@ impl<H: MmHost> Tables<'_, H> {
         Ok(())
     }
 
-    fn promote(
-        &self,
-        mfn: Mfn,
-        level: Level,
-        start: Progress,
-        work: &mut Work<'_>,
-    ) -> Result<()> {
+    fn promote(&self, mfn: Mfn, level: Level, start: Progress, work: &mut Work<'_>) -> Result<()> {
         let info = self.mm.frames().ram(mfn).ok_or(Error::Invalid)?;
         let frame = self.frame(mfn).ok_or(Error::Invalid)?;
         let mut held = start.entry_held;
@@ -398,7 +396,12 @@ impl<H: MmHost> Tables<'_, H> {
     /// # Errors
     /// `Restart` when preempted: the frame is `PARTIAL`, and what was to be put
     /// is the flag's now; go on with `partial`.
-    pub(super) fn put_table_type(&self, mfn: Mfn, partial: bool, preempt: &dyn Preempt) -> Result<()> {
+    pub(super) fn put_table_type(
+        &self,
+        mfn: Mfn,
+        partial: bool,
+        preempt: &dyn Preempt,
+    ) -> Result<()> {
         let Some(info) = self.mm.frames().ram(mfn) else {
             return Ok(());
         };
@@ -477,13 +480,7 @@ impl<H: MmHost> Tables<'_, H> {
         }
     }
 
-    fn demote(
-        &self,
-        mfn: Mfn,
-        level: Level,
-        start: Progress,
-        preempt: &dyn Preempt,
-    ) -> Result<()> {
+    fn demote(&self, mfn: Mfn, level: Level, start: Progress, preempt: &dyn Preempt) -> Result<()> {
         let Some(info) = self.mm.frames().ram(mfn) else {
             return Ok(());
         };
@@ -529,7 +526,10 @@ impl<H: MmHost> Tables<'_, H> {
         let Some(info) = self.mm.frames().ram(mfn) else {
             return Ok(());
         };
-        let old = TypeWord(info.page_type.fetch_and(!TypeWord::PINNED, Ordering::AcqRel));
+        let old = TypeWord(
+            info.page_type
+                .fetch_and(!TypeWord::PINNED, Ordering::AcqRel),
+        );
         if old.is_pinned() {
             let result = self.put_table_type(mfn, false, work.preempt);
             // The pin's reference to the frame; `PARTIAL` has its own.

@@ -8,6 +8,12 @@
 
 use alloc::sync::Arc;
 
+use xen_abi::xen::{
+    MMU_MACHPHYS_UPDATE, MMU_NORMAL_PT_UPDATE, MMU_PT_UPDATE_NO_TRANSLATE,
+    MMU_PT_UPDATE_PRESERVE_AD, UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL,
+    UVMF_TLB_FLUSH,
+};
+
 use super::domain::DomainMemory;
 use super::entry::{Level, Pte, is_guest_slot};
 use super::ext::{FlushRequest, FlushScope, FlushWhat};
@@ -20,27 +26,8 @@ use crate::error::{Error, Result};
 use crate::ids::DomainId;
 use crate::machine::Frame;
 
-/// `MMU_NORMAL_PT_UPDATE` (xen.h): write an entry.
-const MMU_NORMAL_PT_UPDATE: u64 = 0;
-/// `MMU_MACHPHYS_UPDATE` (xen.h): write an entry of the machine-to-phys table.
-const MMU_MACHPHYS_UPDATE: u64 = 1;
-/// `MMU_PT_UPDATE_PRESERVE_AD` (xen.h): write an entry, keeping A and D.
-const MMU_PT_UPDATE_PRESERVE_AD: u64 = 2;
-/// `MMU_PT_UPDATE_NO_TRANSLATE` (xen.h): for PV guests as the normal update.
-const MMU_PT_UPDATE_NO_TRANSLATE: u64 = 3;
 /// The bits of a request's address that hold the command.
 const MMU_COMMAND: u64 = 7;
-
-/// `UVMF_FLUSHTYPE_MASK` (xen.h)
-const UVMF_FLUSHTYPE_MASK: u64 = 3;
-/// `UVMF_TLB_FLUSH` (xen.h)
-const UVMF_TLB_FLUSH: u64 = 1;
-/// `UVMF_INVLPG` (xen.h)
-const UVMF_INVLPG: u64 = 2;
-/// `UVMF_LOCAL` (xen.h)
-const UVMF_LOCAL: u64 = 0;
-/// `UVMF_ALL` (xen.h)
-const UVMF_ALL: u64 = 4;
 
 /// Decodes the flags of `update_va_mapping`: which flush is asked for.
 pub fn decode_uvmf(address: u64, flags: u64) -> Option<FlushRequest> {
@@ -229,7 +216,7 @@ impl<H: MmHost> Mm<H> {
         value: u64,
     ) -> Result<()> {
         self.finish_deferred(&mut caller.tables.deferred, caller.preempt)?;
-        let command = ptr & MMU_COMMAND;
+        let command = (ptr & MMU_COMMAND) as u32;
         match command {
             MMU_NORMAL_PT_UPDATE | MMU_PT_UPDATE_PRESERVE_AD | MMU_PT_UPDATE_NO_TRANSLATE => {
                 // Foreign I/O memory is checked entry by entry.
@@ -239,7 +226,14 @@ impl<H: MmHost> Mm<H> {
                 self.may_target(caller.domain, table_owner.id())?;
                 let preserve_ad = command == MMU_PT_UPDATE_PRESERVE_AD;
                 let address = MachineAddress(ptr & !MMU_COMMAND);
-                self.update_word(caller, table_owner, pg_owner, address, Pte(value), preserve_ad)
+                self.update_word(
+                    caller,
+                    table_owner,
+                    pg_owner,
+                    address,
+                    Pte(value),
+                    preserve_ad,
+                )
             }
             MMU_MACHPHYS_UPDATE => {
                 if caller.domain.id() != table_owner.id() {
