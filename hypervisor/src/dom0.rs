@@ -7,7 +7,7 @@ use overcast_core::addr::{Mfn, Pfn};
 use overcast_core::builder::elf::Kernel;
 use overcast_core::builder::image::KernelImage;
 use overcast_core::builder::layout::{self, Layout};
-use overcast_core::builder::populate::{self, Boot};
+use overcast_core::builder::populate::{self, Contents, Initrd};
 use overcast_core::cpuid::{CpuidPolicy, Hardware};
 use overcast_core::error::Error;
 use overcast_core::event::EventChannels;
@@ -197,14 +197,15 @@ pub fn create() -> Arc<Domain> {
             mm().m2p().set(Mfn(mfn.0 + n), Pfn(first + n));
         }
     }
-    let boot = Boot {
+    let line = command_line(kernel_module.command_line.as_str());
+    let contents = Contents {
         kernel: &kernel,
         layout: &layout,
-        initrd,
-        command_line: command_line(&kernel_module.command_line).as_bytes().to_vec(),
-        shared_info: domain.shared_info,
+        initrd: initrd.map_or(Initrd::None, Initrd::Copy),
+        command_line: line.as_bytes(),
+        shared_info: domain.shared_info.address(),
     };
-    let initial = match populate::populate(&Host, &boot, |pfn| frames.mfn(pfn)) {
+    let initial = match populate::populate(&Host, &|pfn| frames.mfn(pfn), &contents) {
         Ok(initial) => initial,
         Err(error) => fail(format_args!("Dom0: {error}")),
     };
@@ -226,7 +227,7 @@ pub fn create() -> Arc<Domain> {
     if let Err(error) = mm().install_tables(
         &domain.mm,
         &mut vcpu.tables.lock(),
-        initial.root,
+        initial.top_table,
         None,
         &Patient,
     ) {
@@ -310,8 +311,8 @@ fn release_modules() {
 }
 
 /// Sets the registers of Dom0's first vCPU as the public interface has them at the start.
-fn set_registers(vcpu: &Vcpu, initial: &populate::Initial) {
-    vcpu.kernel_cr3.set(initial.root.address().get());
+fn set_registers(vcpu: &Vcpu, initial: &populate::InitialState) {
+    vcpu.kernel_cr3.set(initial.top_table.address().get());
     vcpu.kernel_mode.set(true);
     // SAFETY: the vCPU never ran, and nobody else sets it up.
     let regs = unsafe { vcpu.saved_registers() };

@@ -1,0 +1,3 @@
+//! STUB
+/// stub
+pub struct GrantTable;
