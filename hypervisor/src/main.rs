@@ -54,7 +54,7 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
     if let Some(vcpu) = dom0.vcpu(overcast_core::ids::VcpuId(0)) {
         schedule::wake(vcpu);
     }
-    arch::console::give_input(arch::console::InputOwner::Dom0);
+    arch::console::give_input(overcast_core::console::InputOwner::Dom0);
     run_guests()
 }
 

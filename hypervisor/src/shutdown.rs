@@ -3,7 +3,7 @@
 use xen_abi::sched::*;
 
 use crate::arch::panic;
-use crate::options;
+use crate::arch::cpu;
 
 /// Dom0 shut down for a reason (`SHUTDOWN_*`): so does the machine.
 pub fn dom0(reason: u32) {
@@ -32,7 +32,7 @@ pub fn dom0(reason: u32) {
 }
 
 fn after_crash() -> &'static str {
-    if options::get().noreboot {
+    if panic::noreboot() {
         "'noreboot' set - not rebooting."
     } else {
         "rebooting machine in 5 seconds."
@@ -41,8 +41,8 @@ fn after_crash() -> &'static str {
 
 /// Restarts the machine after a time to read the console, or halts it.
 fn restart_unless_told() {
-    if options::get().noreboot {
-        panic::halt();
+    if panic::noreboot() {
+        cpu::halt();
     }
     let end = crate::time::now().saturating_add(5_000_000_000);
     while crate::time::now() < end {

@@ -72,7 +72,7 @@ pub fn run(regs: &mut Registers) {
         expire(this.cpu);
     }
     if is(SoftIrq::Console) {
-        console::poll_input();
+        console::process_input();
     }
     if is(SoftIrq::Schedule) {
         schedule::schedule(regs);

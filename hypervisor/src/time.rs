@@ -170,6 +170,12 @@ pub fn set_wall_clock(seconds: u64, nanoseconds: u32, at: u64) {
     }
 }
 
+/// Takes the wall clock that the machine had at boot.
+pub fn init_wall_clock() {
+    let base = clock::wallclock_base();
+    set_wall_clock(base / 1_000_000_000, (base % 1_000_000_000) as u32, 0);
+}
+
 /// Writes the wall clock into a domain's `shared_info`.
 pub fn write_wall_clock(domain: &Domain) {
     let (seconds, nanoseconds) = *WALL_CLOCK.lock();

@@ -290,6 +290,15 @@ pub fn cr4_base() -> u64 {
         | when(f.fsgsbase, cr4::FSGSBASE)
 }
 
+/// Sets CR4.
+///
+/// # Safety
+/// The value differs from [`cr4_base`] only in what guests may choose.
+pub unsafe fn write_cr4(value: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("mov cr4, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
 /// The CR0 that the hypervisor runs with (TS is set and cleared as it goes).
 pub const CR0_BASE: u64 =
     cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG;

@@ -482,6 +482,11 @@ pub fn m2p() -> &'static [AtomicU64] {
     unsafe { core::slice::from_raw_parts(paging::M2P_ALIAS_BASE as *const AtomicU64, entries) }
 }
 
+/// The frame of the machine-to-phys table that holds the byte at `offset`.
+pub fn m2p_frame(offset: u64) -> Option<Mfn> {
+    paging::translate(paging::M2P_ALIAS_BASE + offset).map(MachineAddress::frame)
+}
+
 /// The frame table: `T` is an entry, of the size that [`init`] was told.
 ///
 /// # Safety

@@ -19,3 +19,6 @@ pub mod symbols;
 pub mod time;
 pub mod tlb;
 pub mod traps;
+pub mod debug;
+pub mod fpu;
+pub mod mce;

@@ -184,6 +184,14 @@ pub fn zero_page() -> Result<Mfn> {
     }
 }
 
+/// [`zero_page`], once it was made.
+pub fn zero_page_or_bug() -> Mfn {
+    match ZERO_PAGE.load(Ordering::Acquire) {
+        0 => super::panic::bug("the page of zeros is not there yet"),
+        mfn => Mfn(mfn),
+    }
+}
+
 /// Maps a CPU's stacks and windows and makes its per-CPU structure. The stub
 /// page is mapped to be executed; write to it through the direct map.
 ///

@@ -29,7 +29,7 @@ pub fn console_io(call: &mut Call<'_>) -> Result<i64> {
         _ => {
             let mut bytes = [0; CHUNK];
             let wanted = (count as usize).min(CHUNK);
-            let got = console::read_input(&mut bytes[..wanted]);
+            let got = console::read_dom0(&mut bytes[..wanted]);
             guest::write_bytes(buffer, &bytes[..got])?;
             Ok(got as i64)
         }
@@ -43,7 +43,7 @@ fn write(call: &mut Call<'_>, buffer: GuestVirtual, count: u32) -> Result<i64> {
     while left > 0 {
         let now = left.min(CHUNK);
         guest::read_bytes(at, &mut bytes[..now])?;
-        console::guest_write(&bytes[..now]);
+        console::write_dom0(&bytes[..now]);
         left -= now;
         at = GuestVirtual(at.0.wrapping_add(now as u64));
         if left > 0 && call.preempt() {

@@ -7,7 +7,7 @@ use xen_abi::arch_x86::FIRST_RESERVED_GDT_ENTRY;
 
 use super::Call;
 use crate::arch::descriptors::{GUEST_GDT_PAGES, map_guest_gdt};
-use crate::arch::memory;
+use crate::arch::smp;
 use crate::guest;
 use crate::host::mm;
 use crate::vcpu::Vcpu;
@@ -46,7 +46,7 @@ pub fn install(vcpu: &Vcpu, domain: &DomainMemory, frames: &[Mfn], entries: u32)
     vcpu.gdt_entries.set(entries);
     if core::ptr::eq(crate::arch::percpu::this().current.get(), vcpu) {
         // The old frames leave the window before they are given up.
-        map_guest_gdt(vcpu.gdt_frames(), memory::zero_frame());
+        map_guest_gdt(vcpu.gdt_frames(), smp::zero_page_or_bug());
     }
     old[..count].iter().for_each(|&mfn| mm().put_descriptor_page(mfn));
     Ok(())

@@ -366,7 +366,7 @@ fn machphys_list(arg: GuestVirtual) -> Result<i64> {
     let chunks = (Host.end_mfn().0 * 8).div_ceil(M2P_CHUNK);
     let count = u64::from(op.max_extents).min(chunks);
     for index in 0..count {
-        let mfn = memory::m2p_frame(index * M2P_CHUNK);
+        let mfn = memory::m2p_frame(index * M2P_CHUNK).ok_or(Error::Invalid)?;
         guest::write_item(op.extent_start, index, &mfn.0)?;
     }
     op.nr_extents = count as u32;

@@ -6,8 +6,8 @@ use overcast_core::addr::{GuestVirtual, Mfn};
 use overcast_core::error::{Error, Result};
 use overcast_core::ids::{CpuSet, DomainId};
 use overcast_core::machine::Tlb;
-use overcast_core::mm::{command, ExtOp, FlushRequest, FlushScope, FlushWhat, MmuCaller, VcpuMachine};
-use xen_abi::xen::{GuestHandle, MmuUpdate, MmuextOp};
+use overcast_core::mm::{FlushRequest, FlushScope, FlushWhat, MmuCaller, VcpuMachine};
+use xen_abi::xen::{GuestHandle, MMUEXT_NEW_BASEPTR, MmuUpdate, MmuextOp};
 
 use super::{Call, PreemptByEvents};
 use crate::arch::{percpu, tlb};
@@ -99,8 +99,9 @@ impl VcpuMachine for Running<'_> {
 /// CR3 asks for.
 pub fn new_kernel_base(vcpu: &Vcpu, caller: &mut MmuCaller<'_>, root: Mfn) -> Result<()> {
     let owner = mm().page_owner(caller.domain, DomainId::SELF)?;
-    let op = ExtOp {
-        command: command::NEW_BASEPTR,
+    let op = MmuextOp {
+        cmd: MMUEXT_NEW_BASEPTR,
+        _pad0: [0; 4],
         arg1: root.0,
         arg2: 0,
     };
@@ -213,11 +214,6 @@ pub fn mmuext_op(call: &mut Call<'_>) -> Result<i64> {
                 result = Err(error);
                 break;
             }
-        };
-        let op = ExtOp {
-            command: op.cmd,
-            arg1: op.arg1,
-            arg2: op.arg2,
         };
         let mut tables = vcpu.tables.lock();
         let mut caller = MmuCaller {

@@ -36,6 +36,20 @@ use crate::arch::registers::Registers;
 use crate::domain::Domain;
 use crate::vcpu::Vcpu;
 
+/// Fills a frame of the domain's with the hypercall page, as a write of the
+/// hypercall MSR asks for. Says whether the frame is one that it may write.
+pub fn write_page(domain: &Domain, mfn: overcast_core::addr::Mfn) -> bool {
+    use overcast_core::machine::Memory;
+    let Ok(page) = crate::host::mm().get_writable(mfn, domain.id) else {
+        return false;
+    };
+    let Some(frame) = crate::host::Host.frame(page.mfn()) else {
+        return false;
+    };
+    overcast_core::builder::hypercall_page::fill(frame);
+    true
+}
+
 /// One hypercall that is being made.
 pub struct Call<'a> {
     /// The caller.

@@ -7,7 +7,7 @@ use overcast_core::mm::entry::Pte;
 
 use crate::arch::descriptors::{LDT_WINDOW_PAGES, ldt_window, map_guest_gdt};
 use crate::arch::entry::Segment;
-use crate::arch::memory;
+use crate::arch::smp;
 use crate::arch::{cpu, msr, paging, percpu};
 use crate::host::{Host, mm};
 use crate::vcpu::Vcpu;
@@ -88,7 +88,7 @@ pub fn drop_ldt_pages(vcpu: &Vcpu) {
 /// Shows the descriptor tables of the vCPU that is about to run here.
 pub fn load_tables(vcpu: &Vcpu) {
     hide_ldt_window();
-    map_guest_gdt(vcpu.gdt_frames(), memory::zero_frame());
+    map_guest_gdt(vcpu.gdt_frames(), smp::zero_page_or_bug());
     load_ldt(vcpu);
 }
 
@@ -119,9 +119,14 @@ pub fn read_segment(segment: Segment) -> u16 {
     value
 }
 
+/// Whether RDFSBASE and the like may be used now: the guest that runs chose so.
+fn fsgsbase_enabled() -> bool {
+    cpu::features().fsgsbase && cpu::control_registers().2 & cpu::cr4::FSGSBASE != 0
+}
+
 /// The base of FS or GS.
 pub fn read_base(segment: Segment) -> u64 {
-    if cpu::fsgsbase_enabled() {
+    if fsgsbase_enabled() {
         let value: u64;
         // SAFETY: CR4.FSGSBASE is set; reads a register.
         unsafe {
@@ -144,7 +149,7 @@ pub fn read_base(segment: Segment) -> u64 {
 pub fn write_base(segment: Segment, base: u64) {
     // SAFETY: the hypervisor uses neither; the base is canonical.
     unsafe {
-        if cpu::fsgsbase_enabled() {
+        if fsgsbase_enabled() {
             if matches!(segment, Segment::Fs) {
                 asm!("wrfsbase {}", in(reg) base, options(nomem, nostack, preserves_flags));
             } else {

@@ -1,3 +1,0 @@
-//! STUB
-/// stub
-pub struct GrantTable;
