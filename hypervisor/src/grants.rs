@@ -24,7 +24,7 @@ impl GrantHost for Host {
     fn create_host_mapping(&self, _at: HostAddress, _mfn: Mfn, _flags: u32) -> core::result::Result<(), GrantError> { Err(GrantError::General) }
     fn destroy_host_mapping(&self, _at: HostAddress, _mfn: Mfn, _flags: u32, _r: Option<GuestVirtual>) -> core::result::Result<(), GrantError> { Err(GrantError::General) }
     fn flush_tlb(&self, _domain: DomainId) {}
-    fn alloc_table_frame(&self, _domain: DomainId) -> Option<Mfn> { None }
+    fn alloc_table_frame(&self, _domain: DomainId) -> Option<Mfn> { crate::host::allocate(0, None).map(|a| a.0) }
     fn free_table_frame(&self, _domain: DomainId, _mfn: Mfn) {}
     fn share_table_frame(&self, _domain: DomainId, _mfn: Mfn) {}
     fn unshare_table_frame(&self, _domain: DomainId, _mfn: Mfn) -> bool { false }

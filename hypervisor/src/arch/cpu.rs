@@ -307,6 +307,7 @@ pub const CR0_BASE: u64 =
 /// [`init_features`]; runs on each CPU, before it runs guests.
 pub fn init_this() {
     let f = features();
+    crate::arch::entry::SMAP_IN_USE.store(u8::from(f.smap), core::sync::atomic::Ordering::Release);
     // SAFETY: these are the values that the hypervisor is written for: paging
     // stays on, and each CR4 bit is backed by a feature that CPUID reports.
     unsafe {
