@@ -32,5 +32,5 @@ pub mod heap;
 pub mod ids;
 pub mod machine;
 pub mod msr;
-//sched
+pub mod sched;
 pub mod timer;
