@@ -31,22 +31,22 @@
     .section .boot.headers, "a", @progbits
 
     .balign 8
-multiboot1_header:
+.Lmultiboot1_header:
     .long MULTIBOOT1_MAGIC
     .long MULTIBOOT1_FLAGS
     .long -(MULTIBOOT1_MAGIC + MULTIBOOT1_FLAGS)
-    .long multiboot1_header - IMAGE_BASE    # header_addr
+    .long .Lmultiboot1_header - IMAGE_BASE    # header_addr
     .long __image_start - IMAGE_BASE        # load_addr
     .long __load_end - IMAGE_BASE           # load_end_addr
     .long __bss_end - IMAGE_BASE            # bss_end_addr
     .long multiboot_entry - IMAGE_BASE      # entry_addr
 
     .balign 8
-multiboot2_header:
+.Lmultiboot2_header:
     .long MULTIBOOT2_MAGIC
     .long 0                                 # architecture: i386, protected mode
-    .long multiboot2_header_end - multiboot2_header
-    .long -(MULTIBOOT2_MAGIC + (multiboot2_header_end - multiboot2_header))
+    .long .Lmultiboot2_header_end - .Lmultiboot2_header
+    .long -(MULTIBOOT2_MAGIC + (.Lmultiboot2_header_end - .Lmultiboot2_header))
 
     .balign 8
 1:  .short 1                                # information request
@@ -73,7 +73,7 @@ multiboot2_header:
     .short 0                                # end
     .short 0
     .long 8
-multiboot2_header_end:
+.Lmultiboot2_header_end:
 
     .section .note.Xen, "a", @note
     .balign 4

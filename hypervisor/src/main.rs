@@ -4,6 +4,8 @@
 
 use core::fmt::Write;
 
+mod boot;
+
 core::arch::global_asm!(
     include_str!("../../boot/headers.S"),
     options(att_syntax, raw)
@@ -27,10 +29,30 @@ impl Write for Com1 {
 /// Where the boot assembly (boot/entry.S) arrives, in long mode.
 #[unsafe(no_mangle)]
 extern "sysv64" fn overcast_entry(protocol: u32, info: u64) -> ! {
+    // SAFETY: this is the start of the boot CPU, under the boot page tables.
+    let (info, result) = unsafe { boot::read(protocol, info) };
     let _ = write!(
         Com1,
-        "(XEN) Overcast: protocol {protocol}, info {info:#x}\r\n"
+        "(XEN) Overcast: {} by {:?}, options {:?}, for Dom0 {:?}\r\n",
+        info.protocol().name(),
+        info.loader(),
+        info.command_line(),
+        info.dom0_extra()
     );
+    let _ = write!(Com1, "(XEN) ACPI: {:x?}\r\n", info.acpi());
+    for range in info.memory_map() {
+        let (start, end, kind) = (range.start, range.end, range.kind.name());
+        let _ = write!(Com1, "(XEN)  {start:#018x}-{end:#018x} {kind}\r\n");
+    }
+    for module in info.modules() {
+        let _ = write!(Com1, "(XEN) Module {module:x?}\r\n");
+    }
+    if let Err(error) = result {
+        let _ = write!(Com1, "(XEN) {error}\r\n");
+    }
+    if let Err(error) = info.dom0() {
+        let _ = write!(Com1, "(XEN) {error}\r\n");
+    }
     loop {
         core::hint::spin_loop();
     }

@@ -1,1 +1,22 @@
-//! Boots real first layers in QEMU, drives them and asserts.
+//! Boots machines in QEMU, drives them over the serial line and looks at what
+//! they say.
+//!
+//! - [`artefacts`]: the files that a machine boots from
+//! - [`machine`]: what machine, what on it
+//! - [`session`]: a running machine
+//! - [`guest_log`]: what must not be in a guest's log
+//! - [`cases`]: the tests
+//! - [`runner`]: runs cases, some at a time
+//! - [`bench`]: what operations cost a guest, beside real Xen and bare hardware
+//!
+//! No test depends on how fast the host is: the limits on time only end what
+//! hangs, and are generous.
+#![forbid(unsafe_code)]
+
+pub mod artefacts;
+pub mod bench;
+pub mod cases;
+pub mod guest_log;
+pub mod machine;
+pub mod runner;
+pub mod session;

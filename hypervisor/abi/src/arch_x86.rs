@@ -2,23 +2,23 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// `FIRST_RESERVED_GDT_PAGE`.
+/// `FIRST_RESERVED_GDT_PAGE`: page of the GDT from which on the hypervisor owns it.
 pub const FIRST_RESERVED_GDT_PAGE: usize = 14;
-/// `FIRST_RESERVED_GDT_BYTE`.
+/// `FIRST_RESERVED_GDT_BYTE`: offset of that page in bytes.
 pub const FIRST_RESERVED_GDT_BYTE: usize = 0xe000;
-/// `FIRST_RESERVED_GDT_ENTRY`.
+/// `FIRST_RESERVED_GDT_ENTRY`: first entry of that page.
 pub const FIRST_RESERVED_GDT_ENTRY: usize = 0x1c00;
-/// `XEN_LEGACY_MAX_VCPUS`.
+/// `XEN_LEGACY_MAX_VCPUS`: number of `vcpu_info`s in the shared page.
 pub const XEN_LEGACY_MAX_VCPUS: usize = 32;
-/// `VGCF_I387_VALID`.
+/// `VGCF_I387_VALID`: the FPU state is valid.
 pub const VGCF_I387_VALID: u64 = 1;
-/// `VGCF_IN_KERNEL`.
+/// `VGCF_IN_KERNEL`: the vCPU is in its kernel.
 pub const VGCF_IN_KERNEL: u64 = 4;
-/// `VGCF_failsafe_disables_events`.
+/// `VGCF_failsafe_disables_events`: the failsafe callback masks events.
 pub const VGCF_FAILSAFE_DISABLES_EVENTS: u64 = 8;
-/// `VGCF_syscall_disables_events`.
+/// `VGCF_syscall_disables_events`: the system call callback masks events.
 pub const VGCF_SYSCALL_DISABLES_EVENTS: u64 = 16;
-/// `VGCF_online`.
+/// `VGCF_online`: the vCPU is up.
 pub const VGCF_ONLINE: u64 = 32;
 /// `XEN_X86_EMU_LAPIC`.
 pub const XEN_X86_EMU_LAPIC: u32 = 1;
@@ -52,37 +52,37 @@ pub const XEN_X86_MISC_FLAGS_MAX: u32 = 1;
 pub const XEN_CPUID_NO_SUBLEAF: u32 = 0xffff_ffff;
 /// `XEN_HVM_DEBUGCONS_IOPORT`.
 pub const XEN_HVM_DEBUGCONS_IOPORT: u32 = 233;
-/// `FLAT_RING3_CS32`.
+/// `FLAT_RING3_CS32`: 32-bit user code.
 pub const FLAT_RING3_CS32: u16 = 0xe023;
-/// `FLAT_RING3_CS64`.
+/// `FLAT_RING3_CS64`: 64-bit user code.
 pub const FLAT_RING3_CS64: u16 = 0xe033;
-/// `FLAT_RING3_DS32`.
+/// `FLAT_RING3_DS32`: 32-bit user data.
 pub const FLAT_RING3_DS32: u16 = 0xe02b;
-/// `FLAT_RING3_DS64`.
+/// `FLAT_RING3_DS64`: null.
 pub const FLAT_RING3_DS64: u16 = 0x0;
-/// `FLAT_RING3_SS32`.
+/// `FLAT_RING3_SS32`: user stack.
 pub const FLAT_RING3_SS32: u16 = 0xe02b;
-/// `FLAT_RING3_SS64`.
+/// `FLAT_RING3_SS64`: user stack.
 pub const FLAT_RING3_SS64: u16 = 0xe02b;
-/// `__HYPERVISOR_VIRT_START`.
+/// `__HYPERVISOR_VIRT_START`: first address of the hypervisor's range.
 pub const HYPERVISOR_VIRT_START: u64 = 0xffff_8000_0000_0000;
-/// `__HYPERVISOR_VIRT_END`.
+/// `__HYPERVISOR_VIRT_END`: first address behind the hypervisor's range.
 pub const HYPERVISOR_VIRT_END: u64 = 0xffff_8800_0000_0000;
-/// `__MACH2PHYS_VIRT_START`.
+/// `__MACH2PHYS_VIRT_START`: first address of the machine-to-physical table.
 pub const MACH2PHYS_VIRT_START: u64 = 0xffff_8000_0000_0000;
-/// `__MACH2PHYS_VIRT_END`.
+/// `__MACH2PHYS_VIRT_END`: first address behind the machine-to-physical table.
 pub const MACH2PHYS_VIRT_END: u64 = 0xffff_8040_0000_0000;
 /// `MACH2PHYS_NR_ENTRIES`.
 pub const MACH2PHYS_NR_ENTRIES: u64 = 1 << 35;
-/// `SEGBASE_FS`.
+/// `SEGBASE_FS`: base of FS.
 pub const SEGBASE_FS: u32 = 0;
-/// `SEGBASE_GS_USER`.
+/// `SEGBASE_GS_USER`: base of GS in user space.
 pub const SEGBASE_GS_USER: u32 = 1;
-/// `SEGBASE_GS_KERNEL`.
+/// `SEGBASE_GS_KERNEL`: base of GS in the kernel.
 pub const SEGBASE_GS_KERNEL: u32 = 2;
-/// `SEGBASE_GS_USER_SEL`.
+/// `SEGBASE_GS_USER_SEL`: selector of GS in user space.
 pub const SEGBASE_GS_USER_SEL: u32 = 3;
-/// `VGCF_in_syscall`.
+/// `VGCF_in_syscall`: return by SYSRET: RCX and R11 are lost.
 pub const VGCF_IN_SYSCALL: u64 = 1 << 8;
 
 /// Registers of a vCPU (`struct cpu_user_regs`, arch-x86/xen-x86_64.h), in the
@@ -141,19 +141,19 @@ pub struct CpuUserRegs {
 }
 const _: () = assert!(size_of::<CpuUserRegs>() == 200 && align_of::<CpuUserRegs>() == 8);
 
-/// `struct trap_info`.
+/// One entry of a PV guest's virtual IDT (`struct trap_info`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct TrapInfo {
-    /// `vector`.
+    /// Exception vector.
     pub vector: u8,
-    /// `flags`.
+    /// Flags.
     pub flags: u8,
     /// `cs`.
     pub cs: u16,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
-    /// `address`.
+    /// Virtual address of the handler.
     pub address: u64,
 }
 const _: () = assert!(size_of::<TrapInfo>() == 16 && align_of::<TrapInfo>() == 8);
@@ -169,71 +169,71 @@ const _: () = assert!(
     size_of::<VcpuGuestContextFpuCtxt>() == 512 && align_of::<VcpuGuestContextFpuCtxt>() == 1
 );
 
-/// `struct vcpu_guest_context`.
+/// The state of a vCPU, to start it with or to save (`struct vcpu_guest_context`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct VcpuGuestContext {
-    /// `fpu_ctxt`.
+    /// FXSAVE image.
     pub fpu_ctxt: [u8; 512],
-    /// `flags`.
+    /// Flags.
     pub flags: u64,
-    /// `user_regs`.
+    /// General registers.
     pub user_regs: CpuUserRegs,
-    /// `trap_ctxt`.
+    /// Virtual IDT.
     pub trap_ctxt: [TrapInfo; 256],
-    /// `ldt_base`.
+    /// Virtual address of the LDT.
     pub ldt_base: u64,
-    /// `ldt_ents`.
+    /// Number of entries of the LDT.
     pub ldt_ents: u64,
-    /// `gdt_frames`.
+    /// Machine frames of the GDT.
     pub gdt_frames: [u64; 16],
-    /// `gdt_ents`.
+    /// Number of entries of the GDT.
     pub gdt_ents: u64,
-    /// `kernel_ss`.
+    /// Stack selector of the guest's kernel.
     pub kernel_ss: u64,
-    /// `kernel_sp`.
+    /// Stack pointer of the guest's kernel.
     pub kernel_sp: u64,
-    /// `ctrlreg`.
+    /// CR0 to CR7; the user page table is in the second.
     pub ctrlreg: [u64; 8],
-    /// `debugreg`.
+    /// DR0 to DR7.
     pub debugreg: [u64; 8],
-    /// `event_callback_eip`.
+    /// Entry for events.
     pub event_callback_eip: u64,
-    /// `failsafe_callback_eip`.
+    /// Entry for failed returns.
     pub failsafe_callback_eip: u64,
-    /// `syscall_callback_eip`.
+    /// Entry for system calls.
     pub syscall_callback_eip: u64,
-    /// `vm_assist`.
+    /// `VMASST_TYPE_*` bits.
     pub vm_assist: u64,
-    /// `fs_base`.
+    /// Base of FS.
     pub fs_base: u64,
-    /// `gs_base_kernel`.
+    /// Base of GS in the guest's kernel.
     pub gs_base_kernel: u64,
-    /// `gs_base_user`.
+    /// Base of GS in the guest's user space.
     pub gs_base_user: u64,
 }
 const _: () = assert!(size_of::<VcpuGuestContext>() == 5168 && align_of::<VcpuGuestContext>() == 8);
 
-/// `struct arch_shared_info`.
+/// The x86 part of [`crate::xen::SharedInfo`] (`struct arch_shared_info`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ArchSharedInfo {
-    /// `max_pfn`.
+    /// Number of valid entries of the list of machine frames.
     pub max_pfn: u64,
-    /// `pfn_to_mfn_frame_list_list`.
+    /// Frame of the three-level tree of the list.
     pub pfn_to_mfn_frame_list_list: u64,
-    /// `nmi_reason`.
+    /// `XEN_NMIREASON_*`.
     pub nmi_reason: u64,
-    /// `p2m_cr3`.
+    /// Address space in which `p2m_vaddr` holds.
     pub p2m_cr3: u64,
-    /// `p2m_vaddr`.
+    /// Virtual address of the list of machine frames.
     pub p2m_vaddr: u64,
-    /// `p2m_generation`.
+    /// Odd while the guest changes the mapping of the list.
     pub p2m_generation: u64,
 }
 const _: () = assert!(size_of::<ArchSharedInfo>() == 48 && align_of::<ArchSharedInfo>() == 8);
 
-/// `struct xen_arch_domainconfig`.
+/// The x86 part of a new domain's configuration (`struct xen_arch_domainconfig`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ArchDomainconfig {
@@ -244,13 +244,13 @@ pub struct ArchDomainconfig {
 }
 const _: () = assert!(size_of::<ArchDomainconfig>() == 8 && align_of::<ArchDomainconfig>() == 4);
 
-/// `struct xen_cpuid_leaf`.
+/// One CPUID leaf of a CPU policy (`struct xen_cpuid_leaf`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct CpuidLeaf {
-    /// `leaf`.
+    /// CPUID leaf.
     pub leaf: u32,
-    /// `subleaf`.
+    /// CPUID subleaf, or `XEN_CPUID_NO_SUBLEAF`.
     pub subleaf: u32,
     /// `a`.
     pub a: u32,
@@ -263,20 +263,20 @@ pub struct CpuidLeaf {
 }
 const _: () = assert!(size_of::<CpuidLeaf>() == 24 && align_of::<CpuidLeaf>() == 4);
 
-/// `struct xen_msr_entry`.
+/// One MSR of a CPU policy (`struct xen_msr_entry`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct MsrEntry {
-    /// `idx`.
+    /// MSR number.
     pub idx: u32,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
-    /// `val`.
+    /// New contents.
     pub val: u64,
 }
 const _: () = assert!(size_of::<MsrEntry>() == 16 && align_of::<MsrEntry>() == 8);
 
-/// `struct iret_context`.
+/// What lies on the stack at `HYPERVISOR_iret`, lowest address first (`struct iret_context`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct IretContext {
@@ -286,7 +286,7 @@ pub struct IretContext {
     pub r11: u64,
     /// `rcx`.
     pub rcx: u64,
-    /// `flags`.
+    /// Flags.
     pub flags: u64,
     /// `rip`.
     pub rip: u64,
@@ -301,13 +301,13 @@ pub struct IretContext {
 }
 const _: () = assert!(size_of::<IretContext>() == 72 && align_of::<IretContext>() == 8);
 
-/// `struct arch_vcpu_info`.
+/// The x86 part of [`crate::xen::VcpuInfo`] (`struct arch_vcpu_info`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ArchVcpuInfo {
-    /// `cr2`.
+    /// Address of the last page fault.
     pub cr2: u64,
-    /// `pad`.
+    /// Must be 0.
     pub pad: u64,
 }
 const _: () = assert!(size_of::<ArchVcpuInfo>() == 16 && align_of::<ArchVcpuInfo>() == 8);

@@ -23,26 +23,26 @@ pub const CALLBACKOP_REGISTER: u32 = 0;
 /// `CALLBACKOP_unregister`.
 pub const CALLBACKOP_UNREGISTER: u32 = 1;
 
-/// `struct callback_register`.
+/// Arguments of `CALLBACKOP_register` (`struct callback_register`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct CallbackRegister {
-    /// `type`.
+    /// The type.
     pub r#type: u16,
-    /// `flags`.
+    /// Flags.
     pub flags: u16,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
-    /// `address`.
+    /// Virtual address of the handler.
     pub address: u64,
 }
 const _: () = assert!(size_of::<CallbackRegister>() == 16 && align_of::<CallbackRegister>() == 8);
 
-/// `struct callback_unregister`.
+/// Arguments of `CALLBACKOP_unregister` (`struct callback_unregister`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct CallbackUnregister {
-    /// `type`.
+    /// The type.
     pub r#type: u16,
     /// `_unused`.
     pub unused: u16,

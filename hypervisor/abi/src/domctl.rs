@@ -425,15 +425,15 @@ pub const XEN_DOMCTL_GDBSX_UNPAUSEVCPU: u32 = 0x3ea;
 /// `XEN_DOMCTL_gdbsx_domstatus`.
 pub const XEN_DOMCTL_GDBSX_DOMSTATUS: u32 = 0x3eb;
 
-/// `struct xen_domctl_createdomain`.
+/// Arguments of `XEN_DOMCTL_createdomain` (`struct xen_domctl_createdomain`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlCreatedomain {
     /// `ssidref`.
     pub ssidref: u32,
-    /// `handle`.
+    /// UUID of the domain.
     pub handle: [u8; 16],
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
     /// `iommu_opts`.
     pub iommu_opts: u32,
@@ -451,21 +451,21 @@ pub struct DomctlCreatedomain {
     pub vmtrace_size: u32,
     /// `cpupool_id`.
     pub cpupool_id: u32,
-    /// `arch`.
+    /// The part of the architecture.
     pub arch: ArchDomainconfig,
 }
 const _: () =
     assert!(size_of::<DomctlCreatedomain>() == 64 && align_of::<DomctlCreatedomain>() == 4);
 
-/// `struct xen_domctl_getdomaininfo`.
+/// Answer of `XEN_DOMCTL_getdomaininfo` (`struct xen_domctl_getdomaininfo`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlGetdomaininfo {
-    /// `domain`.
+    /// The domain.
     pub domain: u16,
     /// `pad1`.
     pub pad1: u16,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
     /// `tot_pages`.
     pub tot_pages: u64,
@@ -487,7 +487,7 @@ pub struct DomctlGetdomaininfo {
     pub max_vcpu_id: u32,
     /// `ssidref`.
     pub ssidref: u32,
-    /// `handle`.
+    /// UUID of the domain.
     pub handle: [u8; 16],
     /// `cpupool`.
     pub cpupool: u32,
@@ -501,7 +501,7 @@ pub struct DomctlGetdomaininfo {
 const _: () =
     assert!(size_of::<DomctlGetdomaininfo>() == 112 && align_of::<DomctlGetdomaininfo>() == 8);
 
-/// `struct xen_domctl_getpageframeinfo3`.
+/// Arguments of `XEN_DOMCTL_getpageframeinfo3` (`struct xen_domctl_getpageframeinfo3`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlGetpageframeinfo3 {
@@ -514,7 +514,7 @@ const _: () = assert!(
     size_of::<DomctlGetpageframeinfo3>() == 16 && align_of::<DomctlGetpageframeinfo3>() == 8
 );
 
-/// `struct xen_domctl_shadow_op_stats`.
+/// Arguments or answer of `XEN_DOMCTL_shadow_op_stats` (`struct xen_domctl_shadow_op_stats`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlShadowOpStats {
@@ -526,11 +526,11 @@ pub struct DomctlShadowOpStats {
 const _: () =
     assert!(size_of::<DomctlShadowOpStats>() == 8 && align_of::<DomctlShadowOpStats>() == 4);
 
-/// `struct xen_domctl_shadow_op`.
+/// Arguments of `XEN_DOMCTL_shadow_op` (`struct xen_domctl_shadow_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlShadowOp {
-    /// `op`.
+    /// The operation.
     pub op: u32,
     /// `mode`.
     pub mode: u32,
@@ -547,7 +547,7 @@ pub struct DomctlShadowOp {
 }
 const _: () = assert!(size_of::<DomctlShadowOp>() == 40 && align_of::<DomctlShadowOp>() == 8);
 
-/// `struct xen_domctl_max_mem`.
+/// Arguments or answer of `XEN_DOMCTL_max_mem` (`struct xen_domctl_max_mem`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlMaxMem {
@@ -556,11 +556,11 @@ pub struct DomctlMaxMem {
 }
 const _: () = assert!(size_of::<DomctlMaxMem>() == 8 && align_of::<DomctlMaxMem>() == 8);
 
-/// `struct xen_domctl_vcpucontext`.
+/// Arguments of `XEN_DOMCTL_setvcpucontext` and `XEN_DOMCTL_getvcpucontext` (`struct xen_domctl_vcpucontext`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlVcpucontext {
-    /// `vcpu`.
+    /// The vCPU's number.
     pub vcpu: u32,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
@@ -569,11 +569,11 @@ pub struct DomctlVcpucontext {
 }
 const _: () = assert!(size_of::<DomctlVcpucontext>() == 16 && align_of::<DomctlVcpucontext>() == 8);
 
-/// `struct xen_domctl_getvcpuinfo`.
+/// Arguments of `XEN_DOMCTL_getvcpuinfo` (`struct xen_domctl_getvcpuinfo`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlGetvcpuinfo {
-    /// `vcpu`.
+    /// The vCPU's number.
     pub vcpu: u32,
     /// `online`.
     pub online: u8,
@@ -592,7 +592,7 @@ pub struct DomctlGetvcpuinfo {
 }
 const _: () = assert!(size_of::<DomctlGetvcpuinfo>() == 24 && align_of::<DomctlGetvcpuinfo>() == 8);
 
-/// `struct xen_domctl_nodeaffinity`.
+/// Arguments or answer of `XEN_DOMCTL_nodeaffinity` (`struct xen_domctl_nodeaffinity`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlNodeaffinity {
@@ -602,13 +602,13 @@ pub struct DomctlNodeaffinity {
 const _: () =
     assert!(size_of::<DomctlNodeaffinity>() == 16 && align_of::<DomctlNodeaffinity>() == 8);
 
-/// `struct xen_domctl_vcpuaffinity`.
+/// Arguments of `XEN_DOMCTL_setvcpuaffinity` and `XEN_DOMCTL_getvcpuaffinity` (`struct xen_domctl_vcpuaffinity`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlVcpuaffinity {
-    /// `vcpu`.
+    /// The vCPU's number.
     pub vcpu: u32,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
     /// `cpumap_hard`.
     pub cpumap_hard: XenctlBitmap,
@@ -618,7 +618,7 @@ pub struct DomctlVcpuaffinity {
 const _: () =
     assert!(size_of::<DomctlVcpuaffinity>() == 40 && align_of::<DomctlVcpuaffinity>() == 8);
 
-/// `struct xen_domctl_max_vcpus`.
+/// Arguments or answer of `XEN_DOMCTL_max_vcpus` (`struct xen_domctl_max_vcpus`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlMaxVcpus {
@@ -627,7 +627,7 @@ pub struct DomctlMaxVcpus {
 }
 const _: () = assert!(size_of::<DomctlMaxVcpus>() == 4 && align_of::<DomctlMaxVcpus>() == 4);
 
-/// `struct xen_domctl_sched_credit`.
+/// Arguments or answer of `XEN_DOMCTL_sched_credit` (`struct xen_domctl_sched_credit`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlSchedCredit {
@@ -638,7 +638,7 @@ pub struct DomctlSchedCredit {
 }
 const _: () = assert!(size_of::<DomctlSchedCredit>() == 4 && align_of::<DomctlSchedCredit>() == 2);
 
-/// `struct xen_domctl_sched_credit2`.
+/// Arguments or answer of `XEN_DOMCTL_sched_credit2` (`struct xen_domctl_sched_credit2`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlSchedCredit2 {
@@ -650,7 +650,7 @@ pub struct DomctlSchedCredit2 {
 const _: () =
     assert!(size_of::<DomctlSchedCredit2>() == 4 && align_of::<DomctlSchedCredit2>() == 2);
 
-/// `struct xen_domctl_sched_rtds`.
+/// Arguments or answer of `XEN_DOMCTL_sched_rtds` (`struct xen_domctl_sched_rtds`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlSchedRtds {
@@ -658,16 +658,16 @@ pub struct DomctlSchedRtds {
     pub period: u32,
     /// `budget`.
     pub budget: u32,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
 }
 const _: () = assert!(size_of::<DomctlSchedRtds>() == 12 && align_of::<DomctlSchedRtds>() == 4);
 
-/// `struct xen_domctl_schedparam_vcpu`.
+/// Arguments or answer of `XEN_DOMCTL_schedparam_vcpu` (`struct xen_domctl_schedparam_vcpu`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlSchedparamVcpu {
-    /// One of `credit` ([`DomctlSchedCredit`]), `credit2` ([`DomctlSchedCredit2`]), `rtds` ([`DomctlSchedRtds`]).
+    /// Arguments; one of `credit` ([`DomctlSchedCredit`]), `credit2` ([`DomctlSchedCredit2`]), `rtds` ([`DomctlSchedRtds`]).
     pub u: [u32; 3],
     /// `vcpuid`.
     pub vcpuid: u32,
@@ -689,30 +689,30 @@ pub struct DomctlSchedulerOpUV {
 const _: () =
     assert!(size_of::<DomctlSchedulerOpUV>() == 16 && align_of::<DomctlSchedulerOpUV>() == 8);
 
-/// `struct xen_domctl_scheduler_op`.
+/// Arguments of `XEN_DOMCTL_scheduler_op` (`struct xen_domctl_scheduler_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlSchedulerOp {
     /// `sched_id`.
     pub sched_id: u32,
-    /// `cmd`.
+    /// The operation.
     pub cmd: u32,
-    /// One of `credit` ([`DomctlSchedCredit`]), `credit2` ([`DomctlSchedCredit2`]), `rtds` ([`DomctlSchedRtds`]), `v` ([`DomctlSchedulerOpUV`]).
+    /// Arguments; one of `credit` ([`DomctlSchedCredit`]), `credit2` ([`DomctlSchedCredit2`]), `rtds` ([`DomctlSchedRtds`]), `v` ([`DomctlSchedulerOpUV`]).
     pub u: [u64; 2],
 }
 const _: () = assert!(size_of::<DomctlSchedulerOp>() == 24 && align_of::<DomctlSchedulerOp>() == 8);
 
-/// `struct xen_domctl_setdomainhandle`.
+/// Arguments or answer of `XEN_DOMCTL_setdomainhandle` (`struct xen_domctl_setdomainhandle`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlSetdomainhandle {
-    /// `handle`.
+    /// UUID of the domain.
     pub handle: [u8; 16],
 }
 const _: () =
     assert!(size_of::<DomctlSetdomainhandle>() == 16 && align_of::<DomctlSetdomainhandle>() == 1);
 
-/// `struct xen_domctl_setdebugging`.
+/// Arguments or answer of `XEN_DOMCTL_setdebugging` (`struct xen_domctl_setdebugging`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlSetdebugging {
@@ -722,21 +722,21 @@ pub struct DomctlSetdebugging {
 const _: () =
     assert!(size_of::<DomctlSetdebugging>() == 1 && align_of::<DomctlSetdebugging>() == 1);
 
-/// `struct xen_domctl_irq_permission`.
+/// Arguments or answer of `XEN_DOMCTL_irq_permission` (`struct xen_domctl_irq_permission`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlIrqPermission {
-    /// `pirq`.
+    /// Physical interrupt.
     pub pirq: u32,
     /// `allow_access`.
     pub allow_access: u8,
-    /// `pad`.
+    /// Must be 0.
     pub pad: [u8; 3],
 }
 const _: () =
     assert!(size_of::<DomctlIrqPermission>() == 8 && align_of::<DomctlIrqPermission>() == 4);
 
-/// `struct xen_domctl_iomem_permission`.
+/// Arguments or answer of `XEN_DOMCTL_iomem_permission` (`struct xen_domctl_iomem_permission`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlIomemPermission {
@@ -752,13 +752,13 @@ pub struct DomctlIomemPermission {
 const _: () =
     assert!(size_of::<DomctlIomemPermission>() == 24 && align_of::<DomctlIomemPermission>() == 8);
 
-/// `struct xen_domctl_ioport_permission`.
+/// Arguments or answer of `XEN_DOMCTL_ioport_permission` (`struct xen_domctl_ioport_permission`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlIoportPermission {
     /// `first_port`.
     pub first_port: u32,
-    /// `nr_ports`.
+    /// Number of ports.
     pub nr_ports: u32,
     /// `allow_access`.
     pub allow_access: u8,
@@ -768,17 +768,17 @@ pub struct DomctlIoportPermission {
 const _: () =
     assert!(size_of::<DomctlIoportPermission>() == 12 && align_of::<DomctlIoportPermission>() == 4);
 
-/// `struct xen_domctl_hypercall_init`.
+/// Arguments or answer of `XEN_DOMCTL_hypercall_init` (`struct xen_domctl_hypercall_init`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlHypercallInit {
-    /// `gmfn`.
+    /// Frame in the domain's own numbering.
     pub gmfn: u64,
 }
 const _: () =
     assert!(size_of::<DomctlHypercallInit>() == 8 && align_of::<DomctlHypercallInit>() == 8);
 
-/// `struct xen_domctl_settimeoffset`.
+/// Arguments or answer of `XEN_DOMCTL_settimeoffset` (`struct xen_domctl_settimeoffset`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlSettimeoffset {
@@ -788,35 +788,35 @@ pub struct DomctlSettimeoffset {
 const _: () =
     assert!(size_of::<DomctlSettimeoffset>() == 8 && align_of::<DomctlSettimeoffset>() == 8);
 
-/// `struct xen_domctl_hvmcontext`.
+/// Arguments or answer of `XEN_DOMCTL_hvmcontext` (`struct xen_domctl_hvmcontext`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlHvmcontext {
-    /// `size`.
+    /// Size.
     pub size: u32,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
-    /// Address of `uint8`.
+    /// The buffer; address of `uint8`.
     pub buffer: GuestHandle,
 }
 const _: () = assert!(size_of::<DomctlHvmcontext>() == 16 && align_of::<DomctlHvmcontext>() == 8);
 
-/// `struct xen_domctl_address_size`.
+/// Arguments or answer of `XEN_DOMCTL_address_size` (`struct xen_domctl_address_size`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlAddressSize {
-    /// `size`.
+    /// Size.
     pub size: u32,
 }
 const _: () = assert!(size_of::<DomctlAddressSize>() == 4 && align_of::<DomctlAddressSize>() == 4);
 
-/// `struct xen_domctl_sendtrigger`.
+/// Arguments or answer of `XEN_DOMCTL_sendtrigger` (`struct xen_domctl_sendtrigger`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlSendtrigger {
     /// `trigger`.
     pub trigger: u32,
-    /// `vcpu`.
+    /// The vCPU's number.
     pub vcpu: u32,
 }
 const _: () = assert!(size_of::<DomctlSendtrigger>() == 8 && align_of::<DomctlSendtrigger>() == 4);
@@ -835,7 +835,7 @@ const _: () =
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlAssignDeviceUDt {
-    /// `size`.
+    /// Size.
     pub size: u32,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
@@ -845,21 +845,21 @@ pub struct DomctlAssignDeviceUDt {
 const _: () =
     assert!(size_of::<DomctlAssignDeviceUDt>() == 16 && align_of::<DomctlAssignDeviceUDt>() == 8);
 
-/// `struct xen_domctl_assign_device`.
+/// Arguments or answer of `XEN_DOMCTL_assign_device` (`struct xen_domctl_assign_device`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlAssignDevice {
     /// `dev`.
     pub dev: u32,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
-    /// One of `pci` ([`DomctlAssignDeviceUPci`]), `dt` ([`DomctlAssignDeviceUDt`]).
+    /// Arguments; one of `pci` ([`DomctlAssignDeviceUPci`]), `dt` ([`DomctlAssignDeviceUDt`]).
     pub u: [u64; 2],
 }
 const _: () =
     assert!(size_of::<DomctlAssignDevice>() == 24 && align_of::<DomctlAssignDevice>() == 8);
 
-/// `struct xen_domctl_get_device_group`.
+/// Arguments or answer of `XEN_DOMCTL_get_device_group` (`struct xen_domctl_get_device_group`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlGetDeviceGroup {
@@ -927,7 +927,7 @@ pub struct DomctlBindPtIrqUSpi {
 const _: () =
     assert!(size_of::<DomctlBindPtIrqUSpi>() == 2 && align_of::<DomctlBindPtIrqUSpi>() == 2);
 
-/// `struct xen_domctl_bind_pt_irq`.
+/// Arguments or answer of `XEN_DOMCTL_bind_pt_irq` (`struct xen_domctl_bind_pt_irq`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlBindPtIrq {
@@ -935,12 +935,12 @@ pub struct DomctlBindPtIrq {
     pub machine_irq: u32,
     /// `irq_type`.
     pub irq_type: u32,
-    /// One of `isa` ([`DomctlBindPtIrqUIsa`]), `pci` ([`DomctlBindPtIrqUPci`]), `msi` ([`DomctlBindPtIrqUMsi`]), `spi` ([`DomctlBindPtIrqUSpi`]).
+    /// Arguments; one of `isa` ([`DomctlBindPtIrqUIsa`]), `pci` ([`DomctlBindPtIrqUPci`]), `msi` ([`DomctlBindPtIrqUMsi`]), `spi` ([`DomctlBindPtIrqUSpi`]).
     pub u: [u64; 2],
 }
 const _: () = assert!(size_of::<DomctlBindPtIrq>() == 24 && align_of::<DomctlBindPtIrq>() == 8);
 
-/// `struct xen_domctl_memory_mapping`.
+/// Arguments or answer of `XEN_DOMCTL_memory_mapping` (`struct xen_domctl_memory_mapping`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlMemoryMapping {
@@ -958,7 +958,7 @@ pub struct DomctlMemoryMapping {
 const _: () =
     assert!(size_of::<DomctlMemoryMapping>() == 32 && align_of::<DomctlMemoryMapping>() == 8);
 
-/// `struct xen_domctl_ioport_mapping`.
+/// Arguments or answer of `XEN_DOMCTL_ioport_mapping` (`struct xen_domctl_ioport_mapping`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlIoportMapping {
@@ -966,7 +966,7 @@ pub struct DomctlIoportMapping {
     pub first_gport: u32,
     /// `first_mport`.
     pub first_mport: u32,
-    /// `nr_ports`.
+    /// Number of ports.
     pub nr_ports: u32,
     /// `add_mapping`.
     pub add_mapping: u32,
@@ -992,13 +992,13 @@ const _: () = assert!(
         && align_of::<DomctlExtVcpucontextVmceVmce>() == 8
 );
 
-/// `struct xen_domctl_ext_vcpucontext`.
+/// Arguments of `XEN_DOMCTL_set_ext_vcpucontext` and `XEN_DOMCTL_get_ext_vcpucontext` (`struct xen_domctl_ext_vcpucontext`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlExtVcpucontext {
-    /// `vcpu`.
+    /// The vCPU's number.
     pub vcpu: u32,
-    /// `size`.
+    /// Size.
     pub size: u32,
     /// `syscall32_callback_eip`.
     pub syscall32_callback_eip: u64,
@@ -1020,7 +1020,7 @@ pub struct DomctlExtVcpucontext {
 const _: () =
     assert!(size_of::<DomctlExtVcpucontext>() == 64 && align_of::<DomctlExtVcpucontext>() == 8);
 
-/// `struct xen_domctl_set_target`.
+/// Arguments or answer of `XEN_DOMCTL_set_target` (`struct xen_domctl_set_target`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlSetTarget {
@@ -1029,7 +1029,7 @@ pub struct DomctlSetTarget {
 }
 const _: () = assert!(size_of::<DomctlSetTarget>() == 2 && align_of::<DomctlSetTarget>() == 2);
 
-/// `struct xen_domctl_cpu_policy`.
+/// Arguments of `XEN_DOMCTL_get_cpu_policy` and `XEN_DOMCTL_set_cpu_policy` (`struct xen_domctl_cpu_policy`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlCpuPolicy {
@@ -1052,44 +1052,44 @@ pub struct DomctlCpuPolicy {
 }
 const _: () = assert!(size_of::<DomctlCpuPolicy>() == 40 && align_of::<DomctlCpuPolicy>() == 8);
 
-/// `struct xen_domctl_subscribe`.
+/// Arguments or answer of `XEN_DOMCTL_subscribe` (`struct xen_domctl_subscribe`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlSubscribe {
-    /// `port`.
+    /// The port.
     pub port: u32,
 }
 const _: () = assert!(size_of::<DomctlSubscribe>() == 4 && align_of::<DomctlSubscribe>() == 4);
 
-/// `struct xen_domctl_debug_op`.
+/// Arguments or answer of `XEN_DOMCTL_debug_op` (`struct xen_domctl_debug_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlDebugOp {
-    /// `op`.
+    /// The operation.
     pub op: u32,
-    /// `vcpu`.
+    /// The vCPU's number.
     pub vcpu: u32,
 }
 const _: () = assert!(size_of::<DomctlDebugOp>() == 8 && align_of::<DomctlDebugOp>() == 4);
 
-/// `struct xen_domctl_hvmcontext_partial`.
+/// Arguments or answer of `XEN_DOMCTL_hvmcontext_partial` (`struct xen_domctl_hvmcontext_partial`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlHvmcontextPartial {
-    /// `type`.
+    /// The type.
     pub r#type: u32,
     /// `instance`.
     pub instance: u32,
     /// `bufsz`.
     pub bufsz: u64,
-    /// Address of `uint8`.
+    /// The buffer; address of `uint8`.
     pub buffer: GuestHandle,
 }
 const _: () = assert!(
     size_of::<DomctlHvmcontextPartial>() == 24 && align_of::<DomctlHvmcontextPartial>() == 8
 );
 
-/// `struct xen_domctl_tsc_info`.
+/// Arguments of `XEN_DOMCTL_gettscinfo` and `XEN_DOMCTL_settscinfo` (`struct xen_domctl_tsc_info`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlTscInfo {
@@ -1099,14 +1099,14 @@ pub struct DomctlTscInfo {
     pub gtsc_khz: u32,
     /// `incarnation`.
     pub incarnation: u32,
-    /// `pad`.
+    /// Must be 0.
     pub pad: u32,
     /// `elapsed_nsec`.
     pub elapsed_nsec: u64,
 }
 const _: () = assert!(size_of::<DomctlTscInfo>() == 24 && align_of::<DomctlTscInfo>() == 8);
 
-/// `struct xen_domctl_gdbsx_memio`.
+/// Arguments or answer of `XEN_DOMCTL_gdbsx_memio` (`struct xen_domctl_gdbsx_memio`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlGdbsxMemio {
@@ -1129,18 +1129,18 @@ pub struct DomctlGdbsxMemio {
 }
 const _: () = assert!(size_of::<DomctlGdbsxMemio>() == 40 && align_of::<DomctlGdbsxMemio>() == 8);
 
-/// `struct xen_domctl_gdbsx_pauseunp_vcpu`.
+/// Arguments or answer of `XEN_DOMCTL_gdbsx_pauseunp_vcpu` (`struct xen_domctl_gdbsx_pauseunp_vcpu`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlGdbsxPauseunpVcpu {
-    /// `vcpu`.
+    /// The vCPU's number.
     pub vcpu: u32,
 }
 const _: () = assert!(
     size_of::<DomctlGdbsxPauseunpVcpu>() == 4 && align_of::<DomctlGdbsxPauseunpVcpu>() == 4
 );
 
-/// `struct xen_domctl_gdbsx_domstatus`.
+/// Arguments or answer of `XEN_DOMCTL_gdbsx_domstatus` (`struct xen_domctl_gdbsx_domstatus`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlGdbsxDomstatus {
@@ -1160,26 +1160,26 @@ const _: () =
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlVmEventOpUEnable {
-    /// `port`.
+    /// The port.
     pub port: u32,
 }
 const _: () =
     assert!(size_of::<DomctlVmEventOpUEnable>() == 4 && align_of::<DomctlVmEventOpUEnable>() == 4);
 
-/// `struct xen_domctl_vm_event_op`.
+/// Arguments or answer of `XEN_DOMCTL_vm_event_op` (`struct xen_domctl_vm_event_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlVmEventOp {
-    /// `op`.
+    /// The operation.
     pub op: u32,
     /// `mode`.
     pub mode: u32,
-    /// One of `enable` ([`DomctlVmEventOpUEnable`]), `version` (u32).
+    /// Arguments; one of `enable` ([`DomctlVmEventOpUEnable`]), `version` (u32).
     pub u: [u32; 1],
 }
 const _: () = assert!(size_of::<DomctlVmEventOp>() == 12 && align_of::<DomctlVmEventOp>() == 4);
 
-/// `struct xen_domctl_audit_p2m`.
+/// Arguments or answer of `XEN_DOMCTL_audit_p2m` (`struct xen_domctl_audit_p2m`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlAuditP2m {
@@ -1192,35 +1192,35 @@ pub struct DomctlAuditP2m {
 }
 const _: () = assert!(size_of::<DomctlAuditP2m>() == 24 && align_of::<DomctlAuditP2m>() == 8);
 
-/// `struct xen_domctl_set_virq_handler`.
+/// Arguments or answer of `XEN_DOMCTL_set_virq_handler` (`struct xen_domctl_set_virq_handler`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlSetVirqHandler {
-    /// `virq`.
+    /// A `VIRQ_*`.
     pub virq: u32,
 }
 const _: () =
     assert!(size_of::<DomctlSetVirqHandler>() == 4 && align_of::<DomctlSetVirqHandler>() == 4);
 
-/// `struct xen_domctl_vcpuextstate`.
+/// Arguments of `XEN_DOMCTL_setvcpuextstate` and `XEN_DOMCTL_getvcpuextstate` (`struct xen_domctl_vcpuextstate`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlVcpuextstate {
-    /// `vcpu`.
+    /// The vCPU's number.
     pub vcpu: u32,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
     /// `xfeature_mask`.
     pub xfeature_mask: u64,
-    /// `size`.
+    /// Size.
     pub size: u64,
-    /// Address of `uint64`.
+    /// The buffer; address of `uint64`.
     pub buffer: GuestHandle,
 }
 const _: () =
     assert!(size_of::<DomctlVcpuextstate>() == 32 && align_of::<DomctlVcpuextstate>() == 8);
 
-/// `struct xen_domctl_set_access_required`.
+/// Arguments or answer of `XEN_DOMCTL_set_access_required` (`struct xen_domctl_set_access_required`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlSetAccessRequired {
@@ -1231,7 +1231,7 @@ const _: () = assert!(
     size_of::<DomctlSetAccessRequired>() == 1 && align_of::<DomctlSetAccessRequired>() == 1
 );
 
-/// `struct xen_domctl_set_broken_page_p2m`.
+/// Arguments or answer of `XEN_DOMCTL_set_broken_page_p2m` (`struct xen_domctl_set_broken_page_p2m`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlSetBrokenPageP2m {
@@ -1241,7 +1241,7 @@ pub struct DomctlSetBrokenPageP2m {
 const _: () =
     assert!(size_of::<DomctlSetBrokenPageP2m>() == 8 && align_of::<DomctlSetBrokenPageP2m>() == 8);
 
-/// `struct xen_domctl_cacheflush`.
+/// Arguments or answer of `XEN_DOMCTL_cacheflush` (`struct xen_domctl_cacheflush`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlCacheflush {
@@ -1252,34 +1252,34 @@ pub struct DomctlCacheflush {
 }
 const _: () = assert!(size_of::<DomctlCacheflush>() == 16 && align_of::<DomctlCacheflush>() == 8);
 
-/// `struct xen_domctl_paging_mempool`.
+/// Arguments or answer of `XEN_DOMCTL_paging_mempool` (`struct xen_domctl_paging_mempool`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlPagingMempool {
-    /// `size`.
+    /// Size.
     pub size: u64,
 }
 const _: () =
     assert!(size_of::<DomctlPagingMempool>() == 8 && align_of::<DomctlPagingMempool>() == 8);
 
-/// `struct xen_domctl_vcpu_msr`.
+/// Arguments or answer of `XEN_DOMCTL_vcpu_msr` (`struct xen_domctl_vcpu_msr`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlVcpuMsr {
     /// `index`.
     pub index: u32,
-    /// `reserved`.
+    /// Reserved.
     pub reserved: u32,
     /// `value`.
     pub value: u64,
 }
 const _: () = assert!(size_of::<DomctlVcpuMsr>() == 16 && align_of::<DomctlVcpuMsr>() == 8);
 
-/// `struct xen_domctl_vcpu_msrs`.
+/// Arguments of `XEN_DOMCTL_get_vcpu_msrs` and `XEN_DOMCTL_set_vcpu_msrs` (`struct xen_domctl_vcpu_msrs`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlVcpuMsrs {
-    /// `vcpu`.
+    /// The vCPU's number.
     pub vcpu: u32,
     /// `msr_count`.
     pub msr_count: u32,
@@ -1288,7 +1288,7 @@ pub struct DomctlVcpuMsrs {
 }
 const _: () = assert!(size_of::<DomctlVcpuMsrs>() == 16 && align_of::<DomctlVcpuMsrs>() == 8);
 
-/// `struct xen_domctl_vnuma`.
+/// Arguments or answer of `XEN_DOMCTL_vnuma` (`struct xen_domctl_vnuma`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlVnuma {
@@ -1298,7 +1298,7 @@ pub struct DomctlVnuma {
     pub nr_vmemranges: u32,
     /// `nr_vcpus`.
     pub nr_vcpus: u32,
-    /// `pad`.
+    /// Must be 0.
     pub pad: u32,
     /// Address of `uint`.
     pub vdistance: GuestHandle,
@@ -1311,13 +1311,13 @@ pub struct DomctlVnuma {
 }
 const _: () = assert!(size_of::<DomctlVnuma>() == 48 && align_of::<DomctlVnuma>() == 8);
 
-/// `struct xen_domctl_psr_cmt_op`.
+/// Arguments or answer of `XEN_DOMCTL_psr_cmt_op` (`struct xen_domctl_psr_cmt_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlPsrCmtOp {
-    /// `cmd`.
+    /// The operation.
     pub cmd: u32,
-    /// `data`.
+    /// The data.
     pub data: u32,
 }
 const _: () = assert!(size_of::<DomctlPsrCmtOp>() == 8 && align_of::<DomctlPsrCmtOp>() == 4);
@@ -1394,58 +1394,58 @@ pub struct DomctlMonitorOpUVmexit {
 const _: () =
     assert!(size_of::<DomctlMonitorOpUVmexit>() == 1 && align_of::<DomctlMonitorOpUVmexit>() == 1);
 
-/// `struct xen_domctl_monitor_op`.
+/// Arguments or answer of `XEN_DOMCTL_monitor_op` (`struct xen_domctl_monitor_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlMonitorOp {
-    /// `op`.
+    /// The operation.
     pub op: u32,
     /// `event`.
     pub event: u32,
-    /// One of `mov_to_cr` ([`DomctlMonitorOpUMovToCr`]), `mov_to_msr` ([`DomctlMonitorOpUMovToMsr`]), `guest_request` ([`DomctlMonitorOpUGuestRequest`]), `debug_exception` ([`DomctlMonitorOpUDebugException`]), `vmexit` ([`DomctlMonitorOpUVmexit`]).
+    /// Arguments; one of `mov_to_cr` ([`DomctlMonitorOpUMovToCr`]), `mov_to_msr` ([`DomctlMonitorOpUMovToMsr`]), `guest_request` ([`DomctlMonitorOpUGuestRequest`]), `debug_exception` ([`DomctlMonitorOpUDebugException`]), `vmexit` ([`DomctlMonitorOpUVmexit`]).
     pub u: [u64; 2],
 }
 const _: () = assert!(size_of::<DomctlMonitorOp>() == 24 && align_of::<DomctlMonitorOp>() == 8);
 
-/// `struct xen_domctl_psr_alloc`.
+/// Arguments or answer of `XEN_DOMCTL_psr_alloc` (`struct xen_domctl_psr_alloc`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlPsrAlloc {
-    /// `cmd`.
+    /// The operation.
     pub cmd: u32,
     /// `target`.
     pub target: u32,
-    /// `data`.
+    /// The data.
     pub data: u64,
 }
 const _: () = assert!(size_of::<DomctlPsrAlloc>() == 16 && align_of::<DomctlPsrAlloc>() == 8);
 
-/// `struct xen_domctl_vuart_op`.
+/// Arguments or answer of `XEN_DOMCTL_vuart_op` (`struct xen_domctl_vuart_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlVuartOp {
-    /// `cmd`.
+    /// The operation.
     pub cmd: u32,
-    /// `type`.
+    /// The type.
     pub r#type: u32,
-    /// `gfn`.
+    /// Frame in the domain's own numbering.
     pub gfn: u64,
     /// `console_domid`.
     pub console_domid: u16,
-    /// `pad`.
+    /// Must be 0.
     pub pad: [u8; 2],
     /// `evtchn`.
     pub evtchn: u32,
 }
 const _: () = assert!(size_of::<DomctlVuartOp>() == 24 && align_of::<DomctlVuartOp>() == 8);
 
-/// `struct xen_domctl_vmtrace_op`.
+/// Arguments or answer of `XEN_DOMCTL_vmtrace_op` (`struct xen_domctl_vmtrace_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomctlVmtraceOp {
-    /// `cmd`.
+    /// The operation.
     pub cmd: u32,
-    /// `vcpu`.
+    /// The vCPU's number.
     pub vcpu: u32,
     /// `key`.
     pub key: u64,
@@ -1454,19 +1454,19 @@ pub struct DomctlVmtraceOp {
 }
 const _: () = assert!(size_of::<DomctlVmtraceOp>() == 24 && align_of::<DomctlVmtraceOp>() == 8);
 
-/// `struct xen_domctl`.
+/// A control operation on one domain (`struct xen_domctl`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Domctl {
-    /// `cmd`.
+    /// The operation.
     pub cmd: u32,
-    /// `interface_version`.
+    /// Must be the interface version that the header gives.
     pub interface_version: u32,
-    /// `domain`.
+    /// The domain.
     pub domain: u16,
-    /// `_pad`.
+    /// Padding.
     pub pad: [u16; 3],
-    /// One of `createdomain` ([`DomctlCreatedomain`]), `getdomaininfo` ([`DomctlGetdomaininfo`]), `getpageframeinfo3` ([`DomctlGetpageframeinfo3`]), `nodeaffinity` ([`DomctlNodeaffinity`]), `vcpuaffinity` ([`DomctlVcpuaffinity`]), `shadow_op` ([`DomctlShadowOp`]), `max_mem` ([`DomctlMaxMem`]), `vcpucontext` ([`DomctlVcpucontext`]), `getvcpuinfo` ([`DomctlGetvcpuinfo`]), `max_vcpus` ([`DomctlMaxVcpus`]), `scheduler_op` ([`DomctlSchedulerOp`]), `setdomainhandle` ([`DomctlSetdomainhandle`]), `setdebugging` ([`DomctlSetdebugging`]), `irq_permission` ([`DomctlIrqPermission`]), `iomem_permission` ([`DomctlIomemPermission`]), `ioport_permission` ([`DomctlIoportPermission`]), `hypercall_init` ([`DomctlHypercallInit`]), `settimeoffset` ([`DomctlSettimeoffset`]), `tsc_info` ([`DomctlTscInfo`]), `hvmcontext` ([`DomctlHvmcontext`]), `hvmcontext_partial` ([`DomctlHvmcontextPartial`]), `address_size` ([`DomctlAddressSize`]), `sendtrigger` ([`DomctlSendtrigger`]), `get_device_group` ([`DomctlGetDeviceGroup`]), `assign_device` ([`DomctlAssignDevice`]), `bind_pt_irq` ([`DomctlBindPtIrq`]), `memory_mapping` ([`DomctlMemoryMapping`]), `ioport_mapping` ([`DomctlIoportMapping`]), `ext_vcpucontext` ([`DomctlExtVcpucontext`]), `set_target` ([`DomctlSetTarget`]), `subscribe` ([`DomctlSubscribe`]), `debug_op` ([`DomctlDebugOp`]), `vm_event_op` ([`DomctlVmEventOp`]), `mem_sharing_op`, `cpu_policy` ([`DomctlCpuPolicy`]), `vcpuextstate` ([`DomctlVcpuextstate`]), `vcpu_msrs` ([`DomctlVcpuMsrs`]), `access_required` ([`DomctlSetAccessRequired`]), `audit_p2m` ([`DomctlAuditP2m`]), `set_virq_handler` ([`DomctlSetVirqHandler`]), `gdbsx_guest_memio` ([`DomctlGdbsxMemio`]), `set_broken_page_p2m` ([`DomctlSetBrokenPageP2m`]), `cacheflush` ([`DomctlCacheflush`]), `gdbsx_pauseunp_vcpu` ([`DomctlGdbsxPauseunpVcpu`]), `gdbsx_domstatus` ([`DomctlGdbsxDomstatus`]), `vnuma` ([`DomctlVnuma`]), `psr_cmt_op` ([`DomctlPsrCmtOp`]), `monitor_op` ([`DomctlMonitorOp`]), `psr_alloc` ([`DomctlPsrAlloc`]), `vuart_op` ([`DomctlVuartOp`]), `vmtrace_op` ([`DomctlVmtraceOp`]), `paging_mempool` ([`DomctlPagingMempool`]).
+    /// Arguments; one of `createdomain` ([`DomctlCreatedomain`]), `getdomaininfo` ([`DomctlGetdomaininfo`]), `getpageframeinfo3` ([`DomctlGetpageframeinfo3`]), `nodeaffinity` ([`DomctlNodeaffinity`]), `vcpuaffinity` ([`DomctlVcpuaffinity`]), `shadow_op` ([`DomctlShadowOp`]), `max_mem` ([`DomctlMaxMem`]), `vcpucontext` ([`DomctlVcpucontext`]), `getvcpuinfo` ([`DomctlGetvcpuinfo`]), `max_vcpus` ([`DomctlMaxVcpus`]), `scheduler_op` ([`DomctlSchedulerOp`]), `setdomainhandle` ([`DomctlSetdomainhandle`]), `setdebugging` ([`DomctlSetdebugging`]), `irq_permission` ([`DomctlIrqPermission`]), `iomem_permission` ([`DomctlIomemPermission`]), `ioport_permission` ([`DomctlIoportPermission`]), `hypercall_init` ([`DomctlHypercallInit`]), `settimeoffset` ([`DomctlSettimeoffset`]), `tsc_info` ([`DomctlTscInfo`]), `hvmcontext` ([`DomctlHvmcontext`]), `hvmcontext_partial` ([`DomctlHvmcontextPartial`]), `address_size` ([`DomctlAddressSize`]), `sendtrigger` ([`DomctlSendtrigger`]), `get_device_group` ([`DomctlGetDeviceGroup`]), `assign_device` ([`DomctlAssignDevice`]), `bind_pt_irq` ([`DomctlBindPtIrq`]), `memory_mapping` ([`DomctlMemoryMapping`]), `ioport_mapping` ([`DomctlIoportMapping`]), `ext_vcpucontext` ([`DomctlExtVcpucontext`]), `set_target` ([`DomctlSetTarget`]), `subscribe` ([`DomctlSubscribe`]), `debug_op` ([`DomctlDebugOp`]), `vm_event_op` ([`DomctlVmEventOp`]), `mem_sharing_op`, `cpu_policy` ([`DomctlCpuPolicy`]), `vcpuextstate` ([`DomctlVcpuextstate`]), `vcpu_msrs` ([`DomctlVcpuMsrs`]), `access_required` ([`DomctlSetAccessRequired`]), `audit_p2m` ([`DomctlAuditP2m`]), `set_virq_handler` ([`DomctlSetVirqHandler`]), `gdbsx_guest_memio` ([`DomctlGdbsxMemio`]), `set_broken_page_p2m` ([`DomctlSetBrokenPageP2m`]), `cacheflush` ([`DomctlCacheflush`]), `gdbsx_pauseunp_vcpu` ([`DomctlGdbsxPauseunpVcpu`]), `gdbsx_domstatus` ([`DomctlGdbsxDomstatus`]), `vnuma` ([`DomctlVnuma`]), `psr_cmt_op` ([`DomctlPsrCmtOp`]), `monitor_op` ([`DomctlMonitorOp`]), `psr_alloc` ([`DomctlPsrAlloc`]), `vuart_op` ([`DomctlVuartOp`]), `vmtrace_op` ([`DomctlVmtraceOp`]), `paging_mempool` ([`DomctlPagingMempool`]).
     pub u: [u64; 16],
 }
 const _: () = assert!(size_of::<Domctl>() == 144 && align_of::<Domctl>() == 8);

@@ -44,7 +44,7 @@ pub const EVTCHNSTAT_PIRQ: u32 = 3;
 pub const EVTCHNSTAT_VIRQ: u32 = 4;
 /// `EVTCHNSTAT_ipi`.
 pub const EVTCHNSTAT_IPI: u32 = 5;
-/// `EVTCHN_2L_NR_CHANNELS`.
+/// `EVTCHN_2L_NR_CHANNELS`: number of ports of the 2-level layout.
 pub const EVTCHN_2L_NR_CHANNELS: usize = 1 << 12;
 /// `EVTCHN_FIFO_PRIORITY_MAX`.
 pub const EVTCHN_FIFO_PRIORITY_MAX: u32 = 0;
@@ -54,102 +54,102 @@ pub const EVTCHN_FIFO_PRIORITY_DEFAULT: u32 = 7;
 pub const EVTCHN_FIFO_PRIORITY_MIN: u32 = 15;
 /// `EVTCHN_FIFO_MAX_QUEUES`.
 pub const EVTCHN_FIFO_MAX_QUEUES: usize = 16;
-/// `EVTCHN_FIFO_PENDING`.
+/// `EVTCHN_FIFO_PENDING`: bit of an event word: pending.
 pub const EVTCHN_FIFO_PENDING: u32 = 31;
-/// `EVTCHN_FIFO_MASKED`.
+/// `EVTCHN_FIFO_MASKED`: bit of an event word: masked.
 pub const EVTCHN_FIFO_MASKED: u32 = 0x1e;
-/// `EVTCHN_FIFO_LINKED`.
+/// `EVTCHN_FIFO_LINKED`: bit of an event word: in a queue.
 pub const EVTCHN_FIFO_LINKED: u32 = 29;
-/// `EVTCHN_FIFO_BUSY`.
+/// `EVTCHN_FIFO_BUSY`: bit of an event word: being changed.
 pub const EVTCHN_FIFO_BUSY: u32 = 28;
 /// `EVTCHN_FIFO_LINK_BITS`.
 pub const EVTCHN_FIFO_LINK_BITS: u32 = 17;
 /// `EVTCHN_FIFO_LINK_MASK`.
 pub const EVTCHN_FIFO_LINK_MASK: u32 = 0x1_ffff;
-/// `EVTCHN_FIFO_NR_CHANNELS`.
+/// `EVTCHN_FIFO_NR_CHANNELS`: number of ports of the FIFO layout.
 pub const EVTCHN_FIFO_NR_CHANNELS: usize = 1 << 17;
 
-/// `struct evtchn_alloc_unbound`.
+/// Arguments of `EVTCHNOP_alloc_unbound` (`struct evtchn_alloc_unbound`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnAllocUnbound {
-    /// `dom`.
+    /// The domain, or `DOMID_SELF`.
     pub dom: u16,
-    /// `remote_dom`.
+    /// The domain at the other end.
     pub remote_dom: u16,
-    /// `port`.
+    /// The port.
     pub port: u32,
 }
 const _: () =
     assert!(size_of::<EvtchnAllocUnbound>() == 8 && align_of::<EvtchnAllocUnbound>() == 4);
 
-/// `struct evtchn_bind_interdomain`.
+/// Arguments of `EVTCHNOP_bind_interdomain` (`struct evtchn_bind_interdomain`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnBindInterdomain {
-    /// `remote_dom`.
+    /// The domain at the other end.
     pub remote_dom: u16,
     #[doc(hidden)]
     pub _pad0: [u8; 2],
-    /// `remote_port`.
+    /// The port at the other end.
     pub remote_port: u32,
-    /// `local_port`.
+    /// Out: the new port of the caller.
     pub local_port: u32,
 }
 const _: () =
     assert!(size_of::<EvtchnBindInterdomain>() == 12 && align_of::<EvtchnBindInterdomain>() == 4);
 
-/// `struct evtchn_bind_virq`.
+/// Arguments of `EVTCHNOP_bind_virq` (`struct evtchn_bind_virq`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnBindVirq {
-    /// `virq`.
+    /// A `VIRQ_*`.
     pub virq: u32,
-    /// `vcpu`.
+    /// The vCPU's number.
     pub vcpu: u32,
-    /// `port`.
+    /// The port.
     pub port: u32,
 }
 const _: () = assert!(size_of::<EvtchnBindVirq>() == 12 && align_of::<EvtchnBindVirq>() == 4);
 
-/// `struct evtchn_bind_pirq`.
+/// Arguments of `EVTCHNOP_bind_pirq` (`struct evtchn_bind_pirq`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnBindPirq {
-    /// `pirq`.
+    /// Physical interrupt.
     pub pirq: u32,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
-    /// `port`.
+    /// The port.
     pub port: u32,
 }
 const _: () = assert!(size_of::<EvtchnBindPirq>() == 12 && align_of::<EvtchnBindPirq>() == 4);
 
-/// `struct evtchn_bind_ipi`.
+/// Arguments of `EVTCHNOP_bind_ipi` (`struct evtchn_bind_ipi`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnBindIpi {
-    /// `vcpu`.
+    /// The vCPU's number.
     pub vcpu: u32,
-    /// `port`.
+    /// The port.
     pub port: u32,
 }
 const _: () = assert!(size_of::<EvtchnBindIpi>() == 8 && align_of::<EvtchnBindIpi>() == 4);
 
-/// `struct evtchn_close`.
+/// Arguments of `EVTCHNOP_close` (`struct evtchn_close`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnClose {
-    /// `port`.
+    /// The port.
     pub port: u32,
 }
 const _: () = assert!(size_of::<EvtchnClose>() == 4 && align_of::<EvtchnClose>() == 4);
 
-/// `struct evtchn_send`.
+/// Arguments of `EVTCHNOP_send` (`struct evtchn_send`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnSend {
-    /// `port`.
+    /// The port.
     pub port: u32,
 }
 const _: () = assert!(size_of::<EvtchnSend>() == 4 && align_of::<EvtchnSend>() == 4);
@@ -158,7 +158,7 @@ const _: () = assert!(size_of::<EvtchnSend>() == 4 && align_of::<EvtchnSend>() =
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnStatusUUnbound {
-    /// `dom`.
+    /// The domain, or `DOMID_SELF`.
     pub dom: u16,
 }
 const _: () =
@@ -168,122 +168,122 @@ const _: () =
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnStatusUInterdomain {
-    /// `dom`.
+    /// The domain, or `DOMID_SELF`.
     pub dom: u16,
     #[doc(hidden)]
     pub _pad0: [u8; 2],
-    /// `port`.
+    /// The port.
     pub port: u32,
 }
 const _: () = assert!(
     size_of::<EvtchnStatusUInterdomain>() == 8 && align_of::<EvtchnStatusUInterdomain>() == 4
 );
 
-/// `struct evtchn_status`.
+/// Arguments of `EVTCHNOP_status` (`struct evtchn_status`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnStatus {
-    /// `dom`.
+    /// The domain, or `DOMID_SELF`.
     pub dom: u16,
     #[doc(hidden)]
     pub _pad0: [u8; 2],
-    /// `port`.
+    /// The port.
     pub port: u32,
-    /// `status`.
+    /// Out: a status.
     pub status: u32,
-    /// `vcpu`.
+    /// The vCPU's number.
     pub vcpu: u32,
-    /// One of `unbound` ([`EvtchnStatusUUnbound`]), `interdomain` ([`EvtchnStatusUInterdomain`]), `pirq` (u32), `virq` (u32).
+    /// Arguments; one of `unbound` ([`EvtchnStatusUUnbound`]), `interdomain` ([`EvtchnStatusUInterdomain`]), `pirq` (u32), `virq` (u32).
     pub u: [u32; 2],
 }
 const _: () = assert!(size_of::<EvtchnStatus>() == 24 && align_of::<EvtchnStatus>() == 4);
 
-/// `struct evtchn_bind_vcpu`.
+/// Arguments of `EVTCHNOP_bind_vcpu` (`struct evtchn_bind_vcpu`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnBindVcpu {
-    /// `port`.
+    /// The port.
     pub port: u32,
-    /// `vcpu`.
+    /// The vCPU's number.
     pub vcpu: u32,
 }
 const _: () = assert!(size_of::<EvtchnBindVcpu>() == 8 && align_of::<EvtchnBindVcpu>() == 4);
 
-/// `struct evtchn_unmask`.
+/// Arguments of `EVTCHNOP_unmask` (`struct evtchn_unmask`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnUnmask {
-    /// `port`.
+    /// The port.
     pub port: u32,
 }
 const _: () = assert!(size_of::<EvtchnUnmask>() == 4 && align_of::<EvtchnUnmask>() == 4);
 
-/// `struct evtchn_reset`.
+/// Arguments of `EVTCHNOP_reset` (`struct evtchn_reset`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnReset {
-    /// `dom`.
+    /// The domain, or `DOMID_SELF`.
     pub dom: u16,
 }
 const _: () = assert!(size_of::<EvtchnReset>() == 2 && align_of::<EvtchnReset>() == 2);
 
-/// `struct evtchn_init_control`.
+/// Arguments of `EVTCHNOP_init_control` (`struct evtchn_init_control`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnInitControl {
-    /// `control_gfn`.
+    /// Frame of the control block.
     pub control_gfn: u64,
-    /// `offset`.
+    /// Offset in the frame, in bytes.
     pub offset: u32,
-    /// `vcpu`.
+    /// The vCPU's number.
     pub vcpu: u32,
-    /// `link_bits`.
+    /// Out: width of a link.
     pub link_bits: u8,
-    /// `_pad`.
+    /// Padding.
     pub pad: [u8; 7],
 }
 const _: () = assert!(size_of::<EvtchnInitControl>() == 24 && align_of::<EvtchnInitControl>() == 8);
 
-/// `struct evtchn_expand_array`.
+/// Arguments of `EVTCHNOP_expand_array` (`struct evtchn_expand_array`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnExpandArray {
-    /// `array_gfn`.
+    /// Frame of the next part of the event array.
     pub array_gfn: u64,
 }
 const _: () = assert!(size_of::<EvtchnExpandArray>() == 8 && align_of::<EvtchnExpandArray>() == 8);
 
-/// `struct evtchn_set_priority`.
+/// Arguments of `EVTCHNOP_set_priority` (`struct evtchn_set_priority`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnSetPriority {
-    /// `port`.
+    /// The port.
     pub port: u32,
-    /// `priority`.
+    /// 0 (highest) to 15.
     pub priority: u32,
 }
 const _: () = assert!(size_of::<EvtchnSetPriority>() == 8 && align_of::<EvtchnSetPriority>() == 4);
 
-/// `struct evtchn_op`.
+/// Arguments of the old `HYPERVISOR_event_channel_op_compat` (`struct evtchn_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnOp {
-    /// `cmd`.
+    /// The operation.
     pub cmd: u32,
-    /// One of `alloc_unbound` ([`EvtchnAllocUnbound`]), `bind_interdomain` ([`EvtchnBindInterdomain`]), `bind_virq` ([`EvtchnBindVirq`]), `bind_pirq` ([`EvtchnBindPirq`]), `bind_ipi` ([`EvtchnBindIpi`]), `close` ([`EvtchnClose`]), `send` ([`EvtchnSend`]), `status` ([`EvtchnStatus`]), `bind_vcpu` ([`EvtchnBindVcpu`]), `unmask` ([`EvtchnUnmask`]).
+    /// Arguments; one of `alloc_unbound` ([`EvtchnAllocUnbound`]), `bind_interdomain` ([`EvtchnBindInterdomain`]), `bind_virq` ([`EvtchnBindVirq`]), `bind_pirq` ([`EvtchnBindPirq`]), `bind_ipi` ([`EvtchnBindIpi`]), `close` ([`EvtchnClose`]), `send` ([`EvtchnSend`]), `status` ([`EvtchnStatus`]), `bind_vcpu` ([`EvtchnBindVcpu`]), `unmask` ([`EvtchnUnmask`]).
     pub u: [u32; 6],
 }
 const _: () = assert!(size_of::<EvtchnOp>() == 28 && align_of::<EvtchnOp>() == 4);
 
-/// `struct evtchn_fifo_control_block`.
+/// The per-vCPU block of FIFO event channels (`struct evtchn_fifo_control_block`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EvtchnFifoControlBlock {
-    /// `ready`.
+    /// One bit a queue that has events.
     pub ready: u32,
     /// `_rsvd`.
     pub rsvd: u32,
-    /// `head`.
+    /// First event of each queue.
     pub head: [u32; 16],
 }
 const _: () =

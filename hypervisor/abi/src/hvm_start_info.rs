@@ -19,59 +19,59 @@ pub const XEN_HVM_MEMMAP_TYPE_DISABLED: u32 = 6;
 /// `XEN_HVM_MEMMAP_TYPE_PMEM`.
 pub const XEN_HVM_MEMMAP_TYPE_PMEM: u32 = 7;
 
-/// `struct hvm_start_info`.
+/// What a PVH entry point gets, by `%ebx` (`struct hvm_start_info`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct HvmStartInfo {
-    /// `magic`.
+    /// The magic value.
     pub magic: u32,
-    /// `version`.
+    /// Odd while being written.
     pub version: u32,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
-    /// `nr_modules`.
+    /// Number of modules.
     pub nr_modules: u32,
-    /// `modlist_paddr`.
+    /// Physical address of the list of modules.
     pub modlist_paddr: u64,
-    /// `cmdline_paddr`.
+    /// Physical address of the command line, or 0.
     pub cmdline_paddr: u64,
-    /// `rsdp_paddr`.
+    /// Physical address of the RSDP.
     pub rsdp_paddr: u64,
-    /// `memmap_paddr`.
+    /// Physical address of the memory map.
     pub memmap_paddr: u64,
-    /// `memmap_entries`.
+    /// Number of entries of the memory map.
     pub memmap_entries: u32,
-    /// `reserved`.
+    /// Reserved.
     pub reserved: u32,
 }
 const _: () = assert!(size_of::<HvmStartInfo>() == 56 && align_of::<HvmStartInfo>() == 8);
 
-/// `struct hvm_modlist_entry`.
+/// A module of a PVH boot (`struct hvm_modlist_entry`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct HvmModlistEntry {
-    /// `paddr`.
+    /// Physical address.
     pub paddr: u64,
-    /// `size`.
+    /// Size.
     pub size: u64,
-    /// `cmdline_paddr`.
+    /// Physical address of the command line, or 0.
     pub cmdline_paddr: u64,
-    /// `reserved`.
+    /// Reserved.
     pub reserved: u64,
 }
 const _: () = assert!(size_of::<HvmModlistEntry>() == 32 && align_of::<HvmModlistEntry>() == 8);
 
-/// `struct hvm_memmap_table_entry`.
+/// A range of the memory map of a PVH boot (`struct hvm_memmap_table_entry`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct HvmMemmapTableEntry {
-    /// `addr`.
+    /// Address.
     pub addr: u64,
-    /// `size`.
+    /// Size.
     pub size: u64,
-    /// `type`.
+    /// The type.
     pub r#type: u32,
-    /// `reserved`.
+    /// Reserved.
     pub reserved: u32,
 }
 const _: () =

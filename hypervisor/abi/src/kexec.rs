@@ -40,7 +40,7 @@ const _: () = assert!(size_of::<KexecImage>() == 152 && align_of::<KexecImage>()
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct KexecExec {
-    /// `type`.
+    /// The type.
     pub r#type: i32,
 }
 const _: () = assert!(size_of::<KexecExec>() == 4 && align_of::<KexecExec>() == 4);
@@ -49,7 +49,7 @@ const _: () = assert!(size_of::<KexecExec>() == 4 && align_of::<KexecExec>() == 
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct KexecLoadV1 {
-    /// `type`.
+    /// The type.
     pub r#type: i32,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
@@ -66,7 +66,7 @@ pub struct KexecRange {
     pub range: i32,
     /// `nr`.
     pub nr: i32,
-    /// `size`.
+    /// Size.
     pub size: u64,
     /// `start`.
     pub start: u64,
@@ -92,11 +92,11 @@ const _: () = assert!(size_of::<KexecSegment>() == 32 && align_of::<KexecSegment
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct KexecLoad {
-    /// `type`.
+    /// The type.
     pub r#type: u8,
-    /// `_pad`.
+    /// Padding.
     pub pad: u8,
-    /// `arch`.
+    /// The part of the architecture.
     pub arch: u16,
     /// `nr_segments`.
     pub nr_segments: u32,
@@ -111,7 +111,7 @@ const _: () = assert!(size_of::<KexecLoad>() == 24 && align_of::<KexecLoad>() ==
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct KexecUnload {
-    /// `type`.
+    /// The type.
     pub r#type: u8,
 }
 const _: () = assert!(size_of::<KexecUnload>() == 1 && align_of::<KexecUnload>() == 1);
@@ -120,7 +120,7 @@ const _: () = assert!(size_of::<KexecUnload>() == 1 && align_of::<KexecUnload>()
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct KexecStatus {
-    /// `type`.
+    /// The type.
     pub r#type: u8,
 }
 const _: () = assert!(size_of::<KexecStatus>() == 1 && align_of::<KexecStatus>() == 1);

@@ -3,7 +3,7 @@
 use crate::xen::{GuestHandle, XenctlBitmap};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// `__HYPERVISOR_mca`.
+/// `__HYPERVISOR_mca`: machine checks.
 pub const HYPERVISOR_MCA: u64 = 48;
 /// `XEN_MCA_INTERFACE_VERSION`.
 pub const XEN_MCA_INTERFACE_VERSION: u32 = 0x1ec_c003;
@@ -118,9 +118,9 @@ pub const XEN_MC_INJECT_CPU_BROADCAST: u32 = 8;
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct McinfoCommon {
-    /// `type`.
+    /// The type.
     pub r#type: u16,
-    /// `size`.
+    /// Size.
     pub size: u16,
 }
 const _: () = assert!(size_of::<McinfoCommon>() == 4 && align_of::<McinfoCommon>() == 2);
@@ -201,9 +201,9 @@ const _: () = assert!(size_of::<McinfoExtended>() == 520 && align_of::<McinfoExt
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PageOfflineAction {
-    /// `mfn`.
+    /// Machine frame.
     pub mfn: u64,
-    /// `status`.
+    /// Out: a status.
     pub status: u64,
 }
 const _: () = assert!(size_of::<PageOfflineAction>() == 16 && align_of::<PageOfflineAction>() == 8);
@@ -244,7 +244,7 @@ const _: () = assert!(size_of::<McinfoRecovery>() == 24 && align_of::<McinfoReco
 pub struct McInfo {
     /// `mi_nentries`.
     pub mi_nentries: u32,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
     /// `mi_data`.
     pub mi_data: [u64; 95],
@@ -306,13 +306,13 @@ const _: () = assert!(size_of::<McinfoLogicalCpu>() == 304 && align_of::<McinfoL
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct McFetch {
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
     /// `_pad0`.
     pub pad0: u32,
     /// `fetch_id`.
     pub fetch_id: u64,
-    /// Address of `mc_info_t`.
+    /// The data; address of `mc_info_t`.
     pub data: GuestHandle,
 }
 const _: () = assert!(size_of::<McFetch>() == 24 && align_of::<McFetch>() == 8);
@@ -325,7 +325,7 @@ pub struct McNotifydomain {
     pub mc_domid: u16,
     /// `mc_vcpuid`.
     pub mc_vcpuid: u16,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
 }
 const _: () = assert!(size_of::<McNotifydomain>() == 8 && align_of::<McNotifydomain>() == 4);
@@ -375,7 +375,7 @@ const _: () = assert!(size_of::<McMceinject>() == 4 && align_of::<McMceinject>()
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct McInjectV2 {
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
@@ -384,15 +384,15 @@ pub struct McInjectV2 {
 }
 const _: () = assert!(size_of::<McInjectV2>() == 24 && align_of::<McInjectV2>() == 8);
 
-/// `struct xen_mc`.
+/// Arguments of `HYPERVISOR_mca` (`struct xen_mc`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Mc {
-    /// `cmd`.
+    /// The operation.
     pub cmd: u32,
-    /// `interface_version`.
+    /// Must be the interface version that the header gives.
     pub interface_version: u32,
-    /// One of `mc_fetch` ([`McFetch`]), `mc_notifydomain` ([`McNotifydomain`]), `mc_physcpuinfo` ([`McPhyscpuinfo`]), `mc_msrinject` ([`McMsrinject`]), `mc_mceinject` ([`McMceinject`]), `mc_inject_v2` ([`McInjectV2`]).
+    /// Arguments; one of `mc_fetch` ([`McFetch`]), `mc_notifydomain` ([`McNotifydomain`]), `mc_physcpuinfo` ([`McPhyscpuinfo`]), `mc_msrinject` ([`McMsrinject`]), `mc_mceinject` ([`McMceinject`]), `mc_inject_v2` ([`McInjectV2`]).
     pub u: [u64; 18],
 }
 const _: () = assert!(size_of::<Mc>() == 152 && align_of::<Mc>() == 8);

@@ -136,26 +136,26 @@ pub const XENMEM_RESOURCE_IOREQ_SERVER_FRAME_BUFIOREQ: u32 = 0;
 /// `XENMEM_get_vnumainfo`.
 pub const XENMEM_GET_VNUMAINFO: u32 = 26;
 
-/// `struct xen_memory_reservation`.
+/// Arguments of the operations that give memory to a domain or take it (`struct xen_memory_reservation`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct MemoryReservation {
-    /// Address of `xen_pfn_t`.
+    /// The extents, one frame number each; address of `xen_pfn_t`.
     pub extent_start: GuestHandle,
-    /// `nr_extents`.
+    /// Number of extents.
     pub nr_extents: u64,
-    /// `extent_order`.
+    /// Log2 of an extent's size in pages.
     pub extent_order: u32,
-    /// `mem_flags`.
+    /// `XENMEMF_*`.
     pub mem_flags: u32,
-    /// `domid`.
+    /// The domain, or `DOMID_SELF`.
     pub domid: u16,
     #[doc(hidden)]
     pub _pad0: [u8; 6],
 }
 const _: () = assert!(size_of::<MemoryReservation>() == 32 && align_of::<MemoryReservation>() == 8);
 
-/// `struct xen_memory_exchange`.
+/// Arguments of `XENMEM_exchange` (`struct xen_memory_exchange`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct MemoryExchange {
@@ -163,21 +163,21 @@ pub struct MemoryExchange {
     pub r#in: MemoryReservation,
     /// `out`.
     pub r#out: MemoryReservation,
-    /// `nr_exchanged`.
+    /// In: 0; out: number of input extents that were exchanged.
     pub nr_exchanged: u64,
 }
 const _: () = assert!(size_of::<MemoryExchange>() == 72 && align_of::<MemoryExchange>() == 8);
 
-/// `struct xen_memory_domain`.
+/// Arguments of the operations that ask about a domain (`struct xen_memory_domain`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct MemoryDomain {
-    /// `domid`.
+    /// The domain, or `DOMID_SELF`.
     pub domid: u16,
 }
 const _: () = assert!(size_of::<MemoryDomain>() == 2 && align_of::<MemoryDomain>() == 2);
 
-/// `struct xen_machphys_mfn_list`.
+/// Arguments of `XENMEM_machphys_mfn_list` (`struct xen_machphys_mfn_list`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct MachphysMfnList {
@@ -185,56 +185,56 @@ pub struct MachphysMfnList {
     pub max_extents: u32,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
-    /// Address of `xen_pfn_t`.
+    /// The extents, one frame number each; address of `xen_pfn_t`.
     pub extent_start: GuestHandle,
-    /// `nr_extents`.
+    /// Number of extents.
     pub nr_extents: u32,
     #[doc(hidden)]
     pub _pad1: [u8; 4],
 }
 const _: () = assert!(size_of::<MachphysMfnList>() == 24 && align_of::<MachphysMfnList>() == 8);
 
-/// `struct xen_machphys_mapping`.
+/// Answer of `XENMEM_machphys_mapping` (`struct xen_machphys_mapping`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct MachphysMapping {
-    /// `v_start`.
+    /// First virtual address of the table.
     pub v_start: u64,
-    /// `v_end`.
+    /// Virtual address behind the table.
     pub v_end: u64,
-    /// `max_mfn`.
+    /// Highest entry.
     pub max_mfn: u64,
 }
 const _: () = assert!(size_of::<MachphysMapping>() == 24 && align_of::<MachphysMapping>() == 8);
 
-/// `struct xen_add_to_physmap`.
+/// Arguments of `XENMEM_add_to_physmap` (`struct xen_add_to_physmap`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct AddToPhysmap {
-    /// `domid`.
+    /// The domain, or `DOMID_SELF`.
     pub domid: u16,
-    /// `size`.
+    /// Size.
     pub size: u16,
-    /// `space`.
+    /// `XENMAPSPACE_*`.
     pub space: u32,
-    /// `idx`.
+    /// MSR number.
     pub idx: u64,
-    /// `gpfn`.
+    /// Frame in the domain's own numbering.
     pub gpfn: u64,
 }
 const _: () = assert!(size_of::<AddToPhysmap>() == 24 && align_of::<AddToPhysmap>() == 8);
 
-/// `struct xen_add_to_physmap_batch`.
+/// Arguments of `XENMEM_add_to_physmap_batch` (`struct xen_add_to_physmap_batch`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct AddToPhysmapBatch {
-    /// `domid`.
+    /// The domain, or `DOMID_SELF`.
     pub domid: u16,
-    /// `space`.
+    /// `XENMAPSPACE_*`.
     pub space: u16,
-    /// `size`.
+    /// Size.
     pub size: u16,
-    /// One of `foreign_domid` (u16), `res0` (u16).
+    /// Arguments; one of `foreign_domid` (u16), `res0` (u16).
     pub u: u16,
     /// Address of `xen_ulong_t`.
     pub idxs: GuestHandle,
@@ -245,37 +245,37 @@ pub struct AddToPhysmapBatch {
 }
 const _: () = assert!(size_of::<AddToPhysmapBatch>() == 32 && align_of::<AddToPhysmapBatch>() == 8);
 
-/// `struct xen_remove_from_physmap`.
+/// Arguments of `XENMEM_remove_from_physmap` (`struct xen_remove_from_physmap`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct RemoveFromPhysmap {
-    /// `domid`.
+    /// The domain, or `DOMID_SELF`.
     pub domid: u16,
     #[doc(hidden)]
     pub _pad0: [u8; 6],
-    /// `gpfn`.
+    /// Frame in the domain's own numbering.
     pub gpfn: u64,
 }
 const _: () = assert!(size_of::<RemoveFromPhysmap>() == 16 && align_of::<RemoveFromPhysmap>() == 8);
 
-/// `struct xen_memory_map`.
+/// Arguments of `XENMEM_memory_map` and `XENMEM_machine_memory_map` (`struct xen_memory_map`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct MemoryMap {
-    /// `nr_entries`.
+    /// Number of entries.
     pub nr_entries: u32,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
-    /// Address of `void`.
+    /// The buffer; address of `void`.
     pub buffer: GuestHandle,
 }
 const _: () = assert!(size_of::<MemoryMap>() == 16 && align_of::<MemoryMap>() == 8);
 
-/// `struct xen_foreign_memory_map`.
+/// Arguments of `XENMEM_set_memory_map` (`struct xen_foreign_memory_map`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ForeignMemoryMap {
-    /// `domid`.
+    /// The domain, or `DOMID_SELF`.
     pub domid: u16,
     #[doc(hidden)]
     pub _pad0: [u8; 6],
@@ -284,7 +284,7 @@ pub struct ForeignMemoryMap {
 }
 const _: () = assert!(size_of::<ForeignMemoryMap>() == 24 && align_of::<ForeignMemoryMap>() == 8);
 
-/// `struct xen_pod_target`.
+/// Arguments of `XENMEM_set_pod_target` and `XENMEM_get_pod_target` (`struct xen_pod_target`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PodTarget {
@@ -296,41 +296,41 @@ pub struct PodTarget {
     pub pod_cache_pages: u64,
     /// `pod_entries`.
     pub pod_entries: u64,
-    /// `domid`.
+    /// The domain, or `DOMID_SELF`.
     pub domid: u16,
     #[doc(hidden)]
     pub _pad0: [u8; 6],
 }
 const _: () = assert!(size_of::<PodTarget>() == 40 && align_of::<PodTarget>() == 8);
 
-/// `struct xen_mem_paging_op`.
+/// Arguments of `XENMEM_paging_op` (`struct xen_mem_paging_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct MemPagingOp {
-    /// `op`.
+    /// The operation.
     pub op: u8,
     #[doc(hidden)]
     pub _pad0: [u8; 1],
-    /// `domain`.
+    /// The domain.
     pub domain: u16,
     #[doc(hidden)]
     pub _pad1: [u8; 4],
-    /// Address of `const_uint8`.
+    /// The buffer; address of `const_uint8`.
     pub buffer: GuestHandle,
-    /// `gfn`.
+    /// Frame in the domain's own numbering.
     pub gfn: u64,
 }
 const _: () = assert!(size_of::<MemPagingOp>() == 24 && align_of::<MemPagingOp>() == 8);
 
-/// `struct xen_mem_access_op`.
+/// Arguments of `XENMEM_access_op` (`struct xen_mem_access_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct MemAccessOp {
-    /// `op`.
+    /// The operation.
     pub op: u8,
     /// `access`.
     pub access: u8,
-    /// `domid`.
+    /// The domain, or `DOMID_SELF`.
     pub domid: u16,
     /// `nr`.
     pub nr: u32,
@@ -347,9 +347,9 @@ const _: () = assert!(size_of::<MemAccessOp>() == 32 && align_of::<MemAccessOp>(
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct MemSharingOpNominate {
-    /// One of `gfn` (u64), `grant_ref` (u32).
+    /// Arguments; one of `gfn` (u64), `grant_ref` (u32).
     pub u: u64,
-    /// `handle`.
+    /// Names a mapping.
     pub handle: u64,
 }
 const _: () =
@@ -386,7 +386,7 @@ pub struct MemSharingOpRange {
     pub opaque: u64,
     /// `client_domain`.
     pub client_domain: u16,
-    /// `_pad`.
+    /// Padding.
     pub pad: [u16; 3],
 }
 const _: () = assert!(size_of::<MemSharingOpRange>() == 32 && align_of::<MemSharingOpRange>() == 8);
@@ -395,7 +395,7 @@ const _: () = assert!(size_of::<MemSharingOpRange>() == 32 && align_of::<MemShar
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct MemSharingOpDebug {
-    /// One of `gfn` (u64), `mfn` (u64), `gref` (u32).
+    /// Arguments; one of `gfn` (u64), `mfn` (u64), `gref` (u32).
     pub u: u64,
 }
 const _: () = assert!(size_of::<MemSharingOpDebug>() == 8 && align_of::<MemSharingOpDebug>() == 8);
@@ -406,34 +406,34 @@ const _: () = assert!(size_of::<MemSharingOpDebug>() == 8 && align_of::<MemShari
 pub struct MemSharingOpFork {
     /// `parent_domain`.
     pub parent_domain: u16,
-    /// `flags`.
+    /// Flags.
     pub flags: u16,
-    /// `pad`.
+    /// Must be 0.
     pub pad: u32,
 }
 const _: () = assert!(size_of::<MemSharingOpFork>() == 8 && align_of::<MemSharingOpFork>() == 4);
 
-/// `struct xen_reserved_device_memory`.
+/// A range that a device has reserved (`struct xen_reserved_device_memory`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ReservedDeviceMemory {
     /// `start_pfn`.
     pub start_pfn: u64,
-    /// `nr_pages`.
+    /// Number of pages of the domain.
     pub nr_pages: u64,
 }
 const _: () =
     assert!(size_of::<ReservedDeviceMemory>() == 16 && align_of::<ReservedDeviceMemory>() == 8);
 
-/// `struct xen_reserved_device_memory_map`.
+/// Arguments of `XENMEM_reserved_device_memory_map` (`struct xen_reserved_device_memory_map`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ReservedDeviceMemoryMap {
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
-    /// `nr_entries`.
+    /// Number of entries.
     pub nr_entries: u32,
-    /// Address of `xen_reserved_device_memory_t`.
+    /// The buffer; address of `xen_reserved_device_memory_t`.
     pub buffer: GuestHandle,
     /// One of `pci` ([`crate::physdev::PhysdevPciDevice`]).
     pub dev: [u16; 2],
@@ -444,21 +444,21 @@ const _: () = assert!(
     size_of::<ReservedDeviceMemoryMap>() == 24 && align_of::<ReservedDeviceMemoryMap>() == 8
 );
 
-/// `struct xen_mem_acquire_resource`.
+/// Arguments of `XENMEM_acquire_resource` (`struct xen_mem_acquire_resource`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct MemAcquireResource {
-    /// `domid`.
+    /// The domain, or `DOMID_SELF`.
     pub domid: u16,
-    /// `type`.
+    /// The type.
     pub r#type: u16,
-    /// `id`.
+    /// Number.
     pub id: u32,
-    /// `nr_frames`.
+    /// Number of frames.
     pub nr_frames: u32,
-    /// `pad`.
+    /// Must be 0.
     pub pad: u32,
-    /// `frame`.
+    /// Frame number.
     pub frame: u64,
     /// Address of `xen_pfn_t`.
     pub frame_list: GuestHandle,
@@ -466,7 +466,7 @@ pub struct MemAcquireResource {
 const _: () =
     assert!(size_of::<MemAcquireResource>() == 32 && align_of::<MemAcquireResource>() == 8);
 
-/// `struct xen_vmemrange`.
+/// A range of a guest's memory on one virtual node (`struct xen_vmemrange`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Vmemrange {
@@ -474,20 +474,20 @@ pub struct Vmemrange {
     pub start: u64,
     /// `end`.
     pub end: u64,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
     /// `nid`.
     pub nid: u32,
 }
 const _: () = assert!(size_of::<Vmemrange>() == 24 && align_of::<Vmemrange>() == 8);
 
-/// `struct xen_vnuma_topology_info`.
+/// Arguments of `XENMEM_get_vnumainfo` (`struct xen_vnuma_topology_info`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct VnumaTopologyInfo {
-    /// `domid`.
+    /// The domain, or `DOMID_SELF`.
     pub domid: u16,
-    /// `pad`.
+    /// Must be 0.
     pub pad: u16,
     /// `nr_vnodes`.
     pub nr_vnodes: u32,

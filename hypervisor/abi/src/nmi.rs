@@ -13,13 +13,13 @@ pub const XENNMI_REGISTER_CALLBACK: u32 = 0;
 /// `XENNMI_unregister_callback`.
 pub const XENNMI_UNREGISTER_CALLBACK: u32 = 1;
 
-/// `struct xennmi_callback`.
+/// Arguments of `XENNMI_register_callback` (`struct xennmi_callback`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XennmiCallback {
     /// `handler_address`.
     pub handler_address: u64,
-    /// `pad`.
+    /// Must be 0.
     pub pad: u64,
 }
 const _: () = assert!(size_of::<XennmiCallback>() == 16 && align_of::<XennmiCallback>() == 8);

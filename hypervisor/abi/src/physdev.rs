@@ -86,53 +86,53 @@ pub const PHYSDEVOP_DBGP_OP: u32 = 29;
 /// `PHYSDEVOP_IRQ_UNMASK_NOTIFY`.
 pub const PHYSDEVOP_IRQ_UNMASK_NOTIFY: u32 = 0x4;
 
-/// `struct physdev_eoi`.
+/// Arguments or answer of `PHYSDEVOP_eoi` (`struct physdev_eoi`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevEoi {
-    /// `irq`.
+    /// Physical interrupt.
     pub irq: u32,
 }
 const _: () = assert!(size_of::<PhysdevEoi>() == 4 && align_of::<PhysdevEoi>() == 4);
 
-/// `struct physdev_pirq_eoi_gmfn`.
+/// Arguments or answer of `PHYSDEVOP_pirq_eoi_gmfn` (`struct physdev_pirq_eoi_gmfn`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevPirqEoiGmfn {
-    /// `gmfn`.
+    /// Frame in the domain's own numbering.
     pub gmfn: u64,
 }
 const _: () =
     assert!(size_of::<PhysdevPirqEoiGmfn>() == 8 && align_of::<PhysdevPirqEoiGmfn>() == 8);
 
-/// `struct physdev_irq_status_query`.
+/// Arguments or answer of `PHYSDEVOP_irq_status_query` (`struct physdev_irq_status_query`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevIrqStatusQuery {
-    /// `irq`.
+    /// Physical interrupt.
     pub irq: u32,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
 }
 const _: () =
     assert!(size_of::<PhysdevIrqStatusQuery>() == 8 && align_of::<PhysdevIrqStatusQuery>() == 4);
 
-/// `struct physdev_set_iopl`.
+/// Arguments or answer of `PHYSDEVOP_set_iopl` (`struct physdev_set_iopl`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevSetIopl {
-    /// `iopl`.
+    /// I/O privilege level.
     pub iopl: u32,
 }
 const _: () = assert!(size_of::<PhysdevSetIopl>() == 4 && align_of::<PhysdevSetIopl>() == 4);
 
-/// `struct physdev_set_iobitmap`.
+/// Arguments or answer of `PHYSDEVOP_set_iobitmap` (`struct physdev_set_iobitmap`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevSetIobitmap {
-    /// Address of `uint8`.
+    /// The bits; address of `uint8`.
     pub bitmap: GuestHandle,
-    /// `nr_ports`.
+    /// Number of ports.
     pub nr_ports: u32,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
@@ -140,7 +140,7 @@ pub struct PhysdevSetIobitmap {
 const _: () =
     assert!(size_of::<PhysdevSetIobitmap>() == 16 && align_of::<PhysdevSetIobitmap>() == 8);
 
-/// `struct physdev_apic`.
+/// Arguments or answer of `PHYSDEVOP_apic` (`struct physdev_apic`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevApic {
@@ -153,30 +153,30 @@ pub struct PhysdevApic {
 }
 const _: () = assert!(size_of::<PhysdevApic>() == 16 && align_of::<PhysdevApic>() == 8);
 
-/// `struct physdev_irq`.
+/// Arguments or answer of `PHYSDEVOP_irq` (`struct physdev_irq`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevIrq {
-    /// `irq`.
+    /// Physical interrupt.
     pub irq: u32,
-    /// `vector`.
+    /// Exception vector.
     pub vector: u32,
 }
 const _: () = assert!(size_of::<PhysdevIrq>() == 8 && align_of::<PhysdevIrq>() == 4);
 
-/// `struct physdev_map_pirq`.
+/// Arguments or answer of `PHYSDEVOP_map_pirq` (`struct physdev_map_pirq`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevMapPirq {
-    /// `domid`.
+    /// The domain, or `DOMID_SELF`.
     pub domid: u16,
     #[doc(hidden)]
     pub _pad0: [u8; 2],
-    /// `type`.
+    /// The type.
     pub r#type: i32,
     /// `index`.
     pub index: i32,
-    /// `pirq`.
+    /// Physical interrupt.
     pub pirq: i32,
     /// `bus`.
     pub bus: i32,
@@ -191,20 +191,20 @@ pub struct PhysdevMapPirq {
 }
 const _: () = assert!(size_of::<PhysdevMapPirq>() == 40 && align_of::<PhysdevMapPirq>() == 8);
 
-/// `struct physdev_unmap_pirq`.
+/// Arguments or answer of `PHYSDEVOP_unmap_pirq` (`struct physdev_unmap_pirq`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevUnmapPirq {
-    /// `domid`.
+    /// The domain, or `DOMID_SELF`.
     pub domid: u16,
     #[doc(hidden)]
     pub _pad0: [u8; 2],
-    /// `pirq`.
+    /// Physical interrupt.
     pub pirq: i32,
 }
 const _: () = assert!(size_of::<PhysdevUnmapPirq>() == 8 && align_of::<PhysdevUnmapPirq>() == 4);
 
-/// `struct physdev_manage_pci`.
+/// Arguments or answer of `PHYSDEVOP_manage_pci` (`struct physdev_manage_pci`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevManagePci {
@@ -215,7 +215,7 @@ pub struct PhysdevManagePci {
 }
 const _: () = assert!(size_of::<PhysdevManagePci>() == 2 && align_of::<PhysdevManagePci>() == 1);
 
-/// `struct physdev_restore_msi`.
+/// Arguments or answer of `PHYSDEVOP_restore_msi` (`struct physdev_restore_msi`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevRestoreMsi {
@@ -239,7 +239,7 @@ const _: () = assert!(
     size_of::<PhysdevManagePciExtPhysfn>() == 2 && align_of::<PhysdevManagePciExtPhysfn>() == 1
 );
 
-/// `struct physdev_manage_pci_ext`.
+/// Arguments or answer of `PHYSDEVOP_manage_pci_ext` (`struct physdev_manage_pci_ext`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevManagePciExt {
@@ -261,7 +261,7 @@ pub struct PhysdevManagePciExt {
 const _: () =
     assert!(size_of::<PhysdevManagePciExt>() == 16 && align_of::<PhysdevManagePciExt>() == 4);
 
-/// `struct physdev_setup_gsi`.
+/// Arguments or answer of `PHYSDEVOP_setup_gsi` (`struct physdev_setup_gsi`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevSetupGsi {
@@ -276,23 +276,23 @@ pub struct PhysdevSetupGsi {
 }
 const _: () = assert!(size_of::<PhysdevSetupGsi>() == 8 && align_of::<PhysdevSetupGsi>() == 4);
 
-/// `struct physdev_get_free_pirq`.
+/// Arguments or answer of `PHYSDEVOP_get_free_pirq` (`struct physdev_get_free_pirq`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevGetFreePirq {
-    /// `type`.
+    /// The type.
     pub r#type: i32,
-    /// `pirq`.
+    /// Physical interrupt.
     pub pirq: u32,
 }
 const _: () =
     assert!(size_of::<PhysdevGetFreePirq>() == 8 && align_of::<PhysdevGetFreePirq>() == 4);
 
-/// `struct physdev_pci_mmcfg_reserved`.
+/// Arguments or answer of `PHYSDEVOP_pci_mmcfg_reserved` (`struct physdev_pci_mmcfg_reserved`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevPciMmcfgReserved {
-    /// `address`.
+    /// Virtual address of the handler.
     pub address: u64,
     /// `segment`.
     pub segment: u16,
@@ -300,7 +300,7 @@ pub struct PhysdevPciMmcfgReserved {
     pub start_bus: u8,
     /// `end_bus`.
     pub end_bus: u8,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
 }
 const _: () = assert!(
@@ -320,7 +320,7 @@ const _: () = assert!(
     size_of::<PhysdevPciDeviceAddPhysfn>() == 2 && align_of::<PhysdevPciDeviceAddPhysfn>() == 1
 );
 
-/// `struct physdev_pci_device_add`.
+/// Arguments or answer of `PHYSDEVOP_pci_device_add` (`struct physdev_pci_device_add`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevPciDeviceAdd {
@@ -330,7 +330,7 @@ pub struct PhysdevPciDeviceAdd {
     pub bus: u8,
     /// `devfn`.
     pub devfn: u8,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
     /// `physfn`.
     pub physfn: PhysdevPciDeviceAddPhysfn,
@@ -342,7 +342,7 @@ pub struct PhysdevPciDeviceAdd {
 const _: () =
     assert!(size_of::<PhysdevPciDeviceAdd>() == 12 && align_of::<PhysdevPciDeviceAdd>() == 4);
 
-/// `struct physdev_pci_device`.
+/// Arguments or answer of `PHYSDEVOP_pci_device` (`struct physdev_pci_device`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevPciDevice {
@@ -355,15 +355,15 @@ pub struct PhysdevPciDevice {
 }
 const _: () = assert!(size_of::<PhysdevPciDevice>() == 4 && align_of::<PhysdevPciDevice>() == 2);
 
-/// `struct physdev_dbgp_op`.
+/// Arguments or answer of `PHYSDEVOP_dbgp_op` (`struct physdev_dbgp_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysdevDbgpOp {
-    /// `op`.
+    /// The operation.
     pub op: u8,
     /// `bus`.
     pub bus: u8,
-    /// One of `pci` ([`PhysdevPciDevice`]).
+    /// Arguments; one of `pci` ([`PhysdevPciDevice`]).
     pub u: [u16; 2],
 }
 const _: () = assert!(size_of::<PhysdevDbgpOp>() == 6 && align_of::<PhysdevDbgpOp>() == 2);

@@ -162,7 +162,7 @@ pub const XEN_RESOURCE_OP_MSR_WRITE: u32 = 1;
 /// `XENPF_get_symbol`.
 pub const XENPF_GET_SYMBOL: u32 = 63;
 
-/// `struct xenpf_settime32`.
+/// Arguments or answer of `XENPF_settime32` (`struct xenpf_settime32`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfSettime32 {
@@ -170,12 +170,12 @@ pub struct XenpfSettime32 {
     pub secs: u32,
     /// `nsecs`.
     pub nsecs: u32,
-    /// `system_time`.
+    /// Nanoseconds since boot.
     pub system_time: u64,
 }
 const _: () = assert!(size_of::<XenpfSettime32>() == 16 && align_of::<XenpfSettime32>() == 8);
 
-/// `struct xenpf_settime64`.
+/// Arguments or answer of `XENPF_settime64` (`struct xenpf_settime64`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfSettime64 {
@@ -185,22 +185,22 @@ pub struct XenpfSettime64 {
     pub nsecs: u32,
     /// `mbz`.
     pub mbz: u32,
-    /// `system_time`.
+    /// Nanoseconds since boot.
     pub system_time: u64,
 }
 const _: () = assert!(size_of::<XenpfSettime64>() == 24 && align_of::<XenpfSettime64>() == 8);
 
-/// `struct xenpf_add_memtype`.
+/// Arguments or answer of `XENPF_add_memtype` (`struct xenpf_add_memtype`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfAddMemtype {
-    /// `mfn`.
+    /// Machine frame.
     pub mfn: u64,
     /// `nr_mfns`.
     pub nr_mfns: u64,
-    /// `type`.
+    /// The type.
     pub r#type: u32,
-    /// `handle`.
+    /// UUID of the domain.
     pub handle: u32,
     /// `reg`.
     pub reg: u32,
@@ -209,18 +209,18 @@ pub struct XenpfAddMemtype {
 }
 const _: () = assert!(size_of::<XenpfAddMemtype>() == 32 && align_of::<XenpfAddMemtype>() == 8);
 
-/// `struct xenpf_del_memtype`.
+/// Arguments or answer of `XENPF_del_memtype` (`struct xenpf_del_memtype`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfDelMemtype {
-    /// `handle`.
+    /// UUID of the domain.
     pub handle: u32,
     /// `reg`.
     pub reg: u32,
 }
 const _: () = assert!(size_of::<XenpfDelMemtype>() == 8 && align_of::<XenpfDelMemtype>() == 4);
 
-/// `struct xenpf_read_memtype`.
+/// Arguments or answer of `XENPF_read_memtype` (`struct xenpf_read_memtype`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfReadMemtype {
@@ -228,24 +228,24 @@ pub struct XenpfReadMemtype {
     pub reg: u32,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
-    /// `mfn`.
+    /// Machine frame.
     pub mfn: u64,
     /// `nr_mfns`.
     pub nr_mfns: u64,
-    /// `type`.
+    /// The type.
     pub r#type: u32,
     #[doc(hidden)]
     pub _pad1: [u8; 4],
 }
 const _: () = assert!(size_of::<XenpfReadMemtype>() == 32 && align_of::<XenpfReadMemtype>() == 8);
 
-/// `struct xenpf_microcode_update`.
+/// Arguments or answer of `XENPF_microcode_update` (`struct xenpf_microcode_update`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfMicrocodeUpdate {
-    /// Address of `const_void`.
+    /// The data; address of `const_void`.
     pub data: GuestHandle,
-    /// `length`.
+    /// Length in bytes.
     pub length: u32,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
@@ -253,7 +253,7 @@ pub struct XenpfMicrocodeUpdate {
 const _: () =
     assert!(size_of::<XenpfMicrocodeUpdate>() == 16 && align_of::<XenpfMicrocodeUpdate>() == 8);
 
-/// `struct xenpf_platform_quirk`.
+/// Arguments or answer of `XENPF_platform_quirk` (`struct xenpf_platform_quirk`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfPlatformQuirk {
@@ -263,7 +263,7 @@ pub struct XenpfPlatformQuirk {
 const _: () =
     assert!(size_of::<XenpfPlatformQuirk>() == 4 && align_of::<XenpfPlatformQuirk>() == 4);
 
-/// `struct xenpf_efi_time`.
+/// Arguments or answer of `XENPF_efi_time` (`struct xenpf_efi_time`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfEfiTime {
@@ -292,7 +292,7 @@ pub struct XenpfEfiTime {
 }
 const _: () = assert!(size_of::<XenpfEfiTime>() == 16 && align_of::<XenpfEfiTime>() == 4);
 
-/// `struct xenpf_efi_guid`.
+/// Arguments or answer of `XENPF_efi_guid` (`struct xenpf_efi_guid`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfEfiGuid {
@@ -311,7 +311,7 @@ const _: () = assert!(size_of::<XenpfEfiGuid>() == 16 && align_of::<XenpfEfiGuid
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfEfiRuntimeCallUGetTime {
-    /// `time`.
+    /// The time.
     pub time: XenpfEfiTime,
     /// `resolution`.
     pub resolution: u32,
@@ -329,9 +329,9 @@ const _: () = assert!(
 pub struct XenpfEfiRuntimeCallUGetVariable {
     /// Address of `void`.
     pub name: GuestHandle,
-    /// `size`.
+    /// Size.
     pub size: u64,
-    /// Address of `void`.
+    /// The data; address of `void`.
     pub data: GuestHandle,
     /// `vendor_guid`.
     pub vendor_guid: XenpfEfiGuid,
@@ -347,9 +347,9 @@ const _: () = assert!(
 pub struct XenpfEfiRuntimeCallUSetVariable {
     /// Address of `void`.
     pub name: GuestHandle,
-    /// `size`.
+    /// Size.
     pub size: u64,
-    /// Address of `void`.
+    /// The data; address of `void`.
     pub data: GuestHandle,
     /// `vendor_guid`.
     pub vendor_guid: XenpfEfiGuid,
@@ -363,7 +363,7 @@ const _: () = assert!(
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfEfiRuntimeCallUGetNextVariableName {
-    /// `size`.
+    /// Size.
     pub size: u64,
     /// Address of `void`.
     pub name: GuestHandle,
@@ -431,7 +431,7 @@ const _: () = assert!(
         && align_of::<XenpfEfiRuntimeCallUUpdateCapsule>() == 8
 );
 
-/// `struct xenpf_efi_runtime_call`.
+/// Arguments or answer of `XENPF_efi_runtime_call` (`struct xenpf_efi_runtime_call`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfEfiRuntimeCall {
@@ -439,9 +439,9 @@ pub struct XenpfEfiRuntimeCall {
     pub function: u32,
     /// `misc`.
     pub misc: u32,
-    /// `status`.
+    /// Out: a status.
     pub status: u64,
-    /// One of `get_time` ([`XenpfEfiRuntimeCallUGetTime`]), `set_time` ([`XenpfEfiTime`]), `get_wakeup_time` ([`XenpfEfiTime`]), `set_wakeup_time` ([`XenpfEfiTime`]), `get_variable` ([`XenpfEfiRuntimeCallUGetVariable`]), `set_variable` ([`XenpfEfiRuntimeCallUSetVariable`]), `get_next_variable_name` ([`XenpfEfiRuntimeCallUGetNextVariableName`]), `query_variable_info` ([`XenpfEfiRuntimeCallUQueryVariableInfo`]), `query_capsule_capabilities` ([`XenpfEfiRuntimeCallUQueryCapsuleCapabilities`]), `update_capsule` ([`XenpfEfiRuntimeCallUUpdateCapsule`]).
+    /// Arguments; one of `get_time` ([`XenpfEfiRuntimeCallUGetTime`]), `set_time` ([`XenpfEfiTime`]), `get_wakeup_time` ([`XenpfEfiTime`]), `set_wakeup_time` ([`XenpfEfiTime`]), `get_variable` ([`XenpfEfiRuntimeCallUGetVariable`]), `set_variable` ([`XenpfEfiRuntimeCallUSetVariable`]), `get_next_variable_name` ([`XenpfEfiRuntimeCallUGetNextVariableName`]), `query_variable_info` ([`XenpfEfiRuntimeCallUQueryVariableInfo`]), `query_capsule_capabilities` ([`XenpfEfiRuntimeCallUQueryCapsuleCapabilities`]), `update_capsule` ([`XenpfEfiRuntimeCallUUpdateCapsule`]).
     pub u: [u64; 5],
 }
 const _: () =
@@ -453,7 +453,7 @@ const _: () =
 pub struct XenpfFirmwareInfoUDiskInfo {
     /// `device`.
     pub device: u8,
-    /// `version`.
+    /// Odd while being written.
     pub version: u8,
     /// `interface_support`.
     pub interface_support: u16,
@@ -508,7 +508,7 @@ const _: () = assert!(
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfFirmwareInfoUEfiInfoCfg {
-    /// `addr`.
+    /// Address.
     pub addr: u64,
     /// `nent`.
     pub nent: u32,
@@ -540,13 +540,13 @@ const _: () = assert!(
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfFirmwareInfoUEfiInfoMem {
-    /// `addr`.
+    /// Address.
     pub addr: u64,
-    /// `size`.
+    /// Size.
     pub size: u64,
     /// `attr`.
     pub attr: u64,
-    /// `type`.
+    /// The type.
     pub r#type: u32,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
@@ -570,9 +570,9 @@ pub struct XenpfFirmwareInfoUEfiInfoPciRom {
     pub vendor: u16,
     /// `devid`.
     pub devid: u16,
-    /// `address`.
+    /// Virtual address of the handler.
     pub address: u64,
-    /// `size`.
+    /// Size.
     pub size: u64,
 }
 const _: () = assert!(
@@ -584,9 +584,9 @@ const _: () = assert!(
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfFirmwareInfoUEfiInfoAppleProperties {
-    /// `address`.
+    /// Virtual address of the handler.
     pub address: u64,
-    /// `size`.
+    /// Size.
     pub size: u64,
 }
 const _: () = assert!(
@@ -594,15 +594,15 @@ const _: () = assert!(
         && align_of::<XenpfFirmwareInfoUEfiInfoAppleProperties>() == 8
 );
 
-/// `struct xenpf_firmware_info`.
+/// Arguments or answer of `XENPF_firmware_info` (`struct xenpf_firmware_info`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfFirmwareInfo {
-    /// `type`.
+    /// The type.
     pub r#type: u32,
     /// `index`.
     pub index: u32,
-    /// One of `disk_info` ([`XenpfFirmwareInfoUDiskInfo`]), `disk_mbr_signature` ([`XenpfFirmwareInfoUDiskMbrSignature`]), `vbeddc_info` ([`XenpfFirmwareInfoUVbeddcInfo`]), `efi_info`, `kbd_shift_flags` (u8).
+    /// Arguments; one of `disk_info` ([`XenpfFirmwareInfoUDiskInfo`]), `disk_mbr_signature` ([`XenpfFirmwareInfoUDiskMbrSignature`]), `vbeddc_info` ([`XenpfFirmwareInfoUVbeddcInfo`]), `efi_info`, `kbd_shift_flags` (u8).
     pub u: [u64; 4],
 }
 const _: () = assert!(size_of::<XenpfFirmwareInfo>() == 40 && align_of::<XenpfFirmwareInfo>() == 8);
@@ -611,7 +611,7 @@ const _: () = assert!(size_of::<XenpfFirmwareInfo>() == 40 && align_of::<XenpfFi
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfEfiInfoCfg {
-    /// `addr`.
+    /// Address.
     pub addr: u64,
     /// `nent`.
     pub nent: u32,
@@ -638,13 +638,13 @@ const _: () =
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfEfiInfoMem {
-    /// `addr`.
+    /// Address.
     pub addr: u64,
-    /// `size`.
+    /// Size.
     pub size: u64,
     /// `attr`.
     pub attr: u64,
-    /// `type`.
+    /// The type.
     pub r#type: u32,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
@@ -665,9 +665,9 @@ pub struct XenpfEfiInfoPciRom {
     pub vendor: u16,
     /// `devid`.
     pub devid: u16,
-    /// `address`.
+    /// Virtual address of the handler.
     pub address: u64,
-    /// `size`.
+    /// Size.
     pub size: u64,
 }
 const _: () =
@@ -677,9 +677,9 @@ const _: () =
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfEfiInfoAppleProperties {
-    /// `address`.
+    /// Virtual address of the handler.
     pub address: u64,
-    /// `size`.
+    /// Size.
     pub size: u64,
 }
 const _: () = assert!(
@@ -687,7 +687,7 @@ const _: () = assert!(
         && align_of::<XenpfEfiInfoAppleProperties>() == 8
 );
 
-/// `struct xenpf_enter_acpi_sleep`.
+/// Arguments or answer of `XENPF_enter_acpi_sleep` (`struct xenpf_enter_acpi_sleep`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfEnterAcpiSleep {
@@ -697,17 +697,17 @@ pub struct XenpfEnterAcpiSleep {
     pub val_b: u16,
     /// `sleep_state`.
     pub sleep_state: u32,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
 }
 const _: () =
     assert!(size_of::<XenpfEnterAcpiSleep>() == 12 && align_of::<XenpfEnterAcpiSleep>() == 4);
 
-/// `struct xenpf_change_freq`.
+/// Arguments or answer of `XENPF_change_freq` (`struct xenpf_change_freq`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfChangeFreq {
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
     /// `cpu`.
     pub cpu: u32,
@@ -716,7 +716,7 @@ pub struct XenpfChangeFreq {
 }
 const _: () = assert!(size_of::<XenpfChangeFreq>() == 16 && align_of::<XenpfChangeFreq>() == 8);
 
-/// `struct xenpf_getidletime`.
+/// Arguments or answer of `XENPF_getidletime` (`struct xenpf_getidletime`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfGetidletime {
@@ -745,7 +745,7 @@ pub struct PowerRegister {
     pub bit_offset: u32,
     /// `access_size`.
     pub access_size: u32,
-    /// `address`.
+    /// Virtual address of the handler.
     pub address: u64,
 }
 const _: () = assert!(size_of::<PowerRegister>() == 24 && align_of::<PowerRegister>() == 8);
@@ -754,7 +754,7 @@ const _: () = assert!(size_of::<PowerRegister>() == 24 && align_of::<PowerRegist
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ProcessorCsd {
-    /// `domain`.
+    /// The domain.
     pub domain: u32,
     /// `coord_type`.
     pub coord_type: u32,
@@ -769,7 +769,7 @@ const _: () = assert!(size_of::<ProcessorCsd>() == 12 && align_of::<ProcessorCsd
 pub struct ProcessorCx {
     /// `reg`.
     pub reg: PowerRegister,
-    /// `type`.
+    /// The type.
     pub r#type: u8,
     #[doc(hidden)]
     pub _pad0: [u8; 3],
@@ -799,7 +799,7 @@ const _: () = assert!(size_of::<ProcessorFlags>() == 4 && align_of::<ProcessorFl
 pub struct ProcessorPower {
     /// `count`.
     pub count: u32,
-    /// `flags`.
+    /// Flags.
     pub flags: ProcessorFlags,
     /// Address of `xen_processor_cx_t`.
     pub states: GuestHandle,
@@ -814,7 +814,7 @@ pub struct PctRegister {
     pub descriptor: u8,
     #[doc(hidden)]
     pub _pad0: [u8; 1],
-    /// `length`.
+    /// Length in bytes.
     pub length: u16,
     /// `space_id`.
     pub space_id: u8,
@@ -822,9 +822,9 @@ pub struct PctRegister {
     pub bit_width: u8,
     /// `bit_offset`.
     pub bit_offset: u8,
-    /// `reserved`.
+    /// Reserved.
     pub reserved: u8,
-    /// `address`.
+    /// Virtual address of the handler.
     pub address: u64,
 }
 const _: () = assert!(size_of::<PctRegister>() == 16 && align_of::<PctRegister>() == 8);
@@ -843,7 +843,7 @@ pub struct ProcessorPx {
     pub bus_master_latency: u64,
     /// `control`.
     pub control: u64,
-    /// `status`.
+    /// Out: a status.
     pub status: u64,
 }
 const _: () = assert!(size_of::<ProcessorPx>() == 48 && align_of::<ProcessorPx>() == 8);
@@ -856,7 +856,7 @@ pub struct PsdPackage {
     pub num_entries: u64,
     /// `revision`.
     pub revision: u64,
-    /// `domain`.
+    /// The domain.
     pub domain: u64,
     /// `coord_type`.
     pub coord_type: u64,
@@ -869,7 +869,7 @@ const _: () = assert!(size_of::<PsdPackage>() == 40 && align_of::<PsdPackage>() 
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ProcessorPerformance {
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
     /// `platform_limit`.
     pub platform_limit: u32,
@@ -893,22 +893,22 @@ pub struct ProcessorPerformance {
 const _: () =
     assert!(size_of::<ProcessorPerformance>() == 104 && align_of::<ProcessorPerformance>() == 8);
 
-/// `struct xenpf_set_processor_pminfo`.
+/// Arguments or answer of `XENPF_set_processor_pminfo` (`struct xenpf_set_processor_pminfo`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfSetProcessorPminfo {
-    /// `id`.
+    /// Number.
     pub id: u32,
-    /// `type`.
+    /// The type.
     pub r#type: u32,
-    /// One of `power` ([`ProcessorPower`]), `perf` ([`ProcessorPerformance`]), `pdc` (address of `uint32`).
+    /// Arguments; one of `power` ([`ProcessorPower`]), `perf` ([`ProcessorPerformance`]), `pdc` (address of `uint32`).
     pub u: [u64; 13],
 }
 const _: () = assert!(
     size_of::<XenpfSetProcessorPminfo>() == 112 && align_of::<XenpfSetProcessorPminfo>() == 8
 );
 
-/// `struct xenpf_pcpuinfo`.
+/// Arguments or answer of `XENPF_pcpuinfo` (`struct xenpf_pcpuinfo`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfPcpuinfo {
@@ -916,7 +916,7 @@ pub struct XenpfPcpuinfo {
     pub xen_cpuid: u32,
     /// `max_present`.
     pub max_present: u32,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
     /// `apic_id`.
     pub apic_id: u32,
@@ -925,7 +925,7 @@ pub struct XenpfPcpuinfo {
 }
 const _: () = assert!(size_of::<XenpfPcpuinfo>() == 20 && align_of::<XenpfPcpuinfo>() == 4);
 
-/// `struct xenpf_pcpu_version`.
+/// Arguments or answer of `XENPF_pcpu_version` (`struct xenpf_pcpu_version`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfPcpuVersion {
@@ -944,7 +944,7 @@ pub struct XenpfPcpuVersion {
 }
 const _: () = assert!(size_of::<XenpfPcpuVersion>() == 32 && align_of::<XenpfPcpuVersion>() == 4);
 
-/// `struct xenpf_cpu_ol`.
+/// Arguments or answer of `XENPF_cpu_ol` (`struct xenpf_cpu_ol`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfCpuOl {
@@ -953,7 +953,7 @@ pub struct XenpfCpuOl {
 }
 const _: () = assert!(size_of::<XenpfCpuOl>() == 4 && align_of::<XenpfCpuOl>() == 4);
 
-/// `struct xenpf_cpu_hotadd`.
+/// Arguments or answer of `XENPF_cpu_hotadd` (`struct xenpf_cpu_hotadd`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfCpuHotadd {
@@ -966,7 +966,7 @@ pub struct XenpfCpuHotadd {
 }
 const _: () = assert!(size_of::<XenpfCpuHotadd>() == 12 && align_of::<XenpfCpuHotadd>() == 4);
 
-/// `struct xenpf_mem_hotadd`.
+/// Arguments or answer of `XENPF_mem_hotadd` (`struct xenpf_mem_hotadd`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfMemHotadd {
@@ -976,43 +976,43 @@ pub struct XenpfMemHotadd {
     pub epfn: u64,
     /// `pxm`.
     pub pxm: u32,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
 }
 const _: () = assert!(size_of::<XenpfMemHotadd>() == 24 && align_of::<XenpfMemHotadd>() == 8);
 
-/// `struct xenpf_core_parking`.
+/// Arguments or answer of `XENPF_core_parking` (`struct xenpf_core_parking`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfCoreParking {
-    /// `type`.
+    /// The type.
     pub r#type: u32,
     /// `idle_nums`.
     pub idle_nums: u32,
 }
 const _: () = assert!(size_of::<XenpfCoreParking>() == 8 && align_of::<XenpfCoreParking>() == 4);
 
-/// `struct xenpf_resource_entry`.
+/// Arguments or answer of `XENPF_resource_entry` (`struct xenpf_resource_entry`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfResourceEntry {
-    /// One of `cmd` (u32), `ret` (i32).
+    /// Arguments; one of `cmd` (u32), `ret` (i32).
     pub u: u32,
-    /// `rsvd`.
+    /// Reserved.
     pub rsvd: u32,
-    /// `idx`.
+    /// MSR number.
     pub idx: u64,
-    /// `val`.
+    /// New contents.
     pub val: u64,
 }
 const _: () =
     assert!(size_of::<XenpfResourceEntry>() == 24 && align_of::<XenpfResourceEntry>() == 8);
 
-/// `struct xenpf_resource_op`.
+/// Arguments or answer of `XENPF_resource_op` (`struct xenpf_resource_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfResourceOp {
-    /// `nr_entries`.
+    /// Number of entries.
     pub nr_entries: u32,
     /// `cpu`.
     pub cpu: u32,
@@ -1021,7 +1021,7 @@ pub struct XenpfResourceOp {
 }
 const _: () = assert!(size_of::<XenpfResourceOp>() == 16 && align_of::<XenpfResourceOp>() == 8);
 
-/// `struct xenpf_symdata`.
+/// Arguments or answer of `XENPF_symdata` (`struct xenpf_symdata`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct XenpfSymdata {
@@ -1031,24 +1031,24 @@ pub struct XenpfSymdata {
     pub symnum: u32,
     /// Address of `char`.
     pub name: GuestHandle,
-    /// `address`.
+    /// Virtual address of the handler.
     pub address: u64,
-    /// `type`.
+    /// The type.
     pub r#type: u8,
     #[doc(hidden)]
     pub _pad0: [u8; 7],
 }
 const _: () = assert!(size_of::<XenpfSymdata>() == 32 && align_of::<XenpfSymdata>() == 8);
 
-/// `struct xen_platform_op`.
+/// A platform operation, for the hardware domain (`struct xen_platform_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PlatformOp {
-    /// `cmd`.
+    /// The operation.
     pub cmd: u32,
-    /// `interface_version`.
+    /// Must be the interface version that the header gives.
     pub interface_version: u32,
-    /// One of `settime` ([`XenpfSettime64`]), `settime32` ([`XenpfSettime32`]), `settime64` ([`XenpfSettime64`]), `add_memtype` ([`XenpfAddMemtype`]), `del_memtype` ([`XenpfDelMemtype`]), `read_memtype` ([`XenpfReadMemtype`]), `microcode` ([`XenpfMicrocodeUpdate`]), `platform_quirk` ([`XenpfPlatformQuirk`]), `efi_runtime_call` ([`XenpfEfiRuntimeCall`]), `firmware_info` ([`XenpfFirmwareInfo`]), `enter_acpi_sleep` ([`XenpfEnterAcpiSleep`]), `change_freq` ([`XenpfChangeFreq`]), `getidletime` ([`XenpfGetidletime`]), `set_pminfo` ([`XenpfSetProcessorPminfo`]), `pcpu_info` ([`XenpfPcpuinfo`]), `pcpu_version` ([`XenpfPcpuVersion`]), `cpu_ol` ([`XenpfCpuOl`]), `cpu_add` ([`XenpfCpuHotadd`]), `mem_add` ([`XenpfMemHotadd`]), `core_parking` ([`XenpfCoreParking`]), `resource_op` ([`XenpfResourceOp`]), `symdata` ([`XenpfSymdata`]).
+    /// Arguments; one of `settime` ([`XenpfSettime64`]), `settime32` ([`XenpfSettime32`]), `settime64` ([`XenpfSettime64`]), `add_memtype` ([`XenpfAddMemtype`]), `del_memtype` ([`XenpfDelMemtype`]), `read_memtype` ([`XenpfReadMemtype`]), `microcode` ([`XenpfMicrocodeUpdate`]), `platform_quirk` ([`XenpfPlatformQuirk`]), `efi_runtime_call` ([`XenpfEfiRuntimeCall`]), `firmware_info` ([`XenpfFirmwareInfo`]), `enter_acpi_sleep` ([`XenpfEnterAcpiSleep`]), `change_freq` ([`XenpfChangeFreq`]), `getidletime` ([`XenpfGetidletime`]), `set_pminfo` ([`XenpfSetProcessorPminfo`]), `pcpu_info` ([`XenpfPcpuinfo`]), `pcpu_version` ([`XenpfPcpuVersion`]), `cpu_ol` ([`XenpfCpuOl`]), `cpu_add` ([`XenpfCpuHotadd`]), `mem_add` ([`XenpfMemHotadd`]), `core_parking` ([`XenpfCoreParking`]), `resource_op` ([`XenpfResourceOp`]), `symdata` ([`XenpfSymdata`]).
     pub u: [u64; 16],
 }
 const _: () = assert!(size_of::<PlatformOp>() == 136 && align_of::<PlatformOp>() == 8);

@@ -19,71 +19,71 @@ pub const SCHEDOP_SHUTDOWN_CODE: u32 = 5;
 pub const SCHEDOP_WATCHDOG: u32 = 6;
 /// `SCHEDOP_pin_override`.
 pub const SCHEDOP_PIN_OVERRIDE: u32 = 7;
-/// `SHUTDOWN_poweroff`.
+/// `SHUTDOWN_poweroff`: power off.
 pub const SHUTDOWN_POWEROFF: u32 = 0;
-/// `SHUTDOWN_reboot`.
+/// `SHUTDOWN_reboot`: reboot.
 pub const SHUTDOWN_REBOOT: u32 = 1;
-/// `SHUTDOWN_suspend`.
+/// `SHUTDOWN_suspend`: suspend, to be saved.
 pub const SHUTDOWN_SUSPEND: u32 = 2;
-/// `SHUTDOWN_crash`.
+/// `SHUTDOWN_crash`: the kernel crashed.
 pub const SHUTDOWN_CRASH: u32 = 3;
-/// `SHUTDOWN_watchdog`.
+/// `SHUTDOWN_watchdog`: a watchdog expired.
 pub const SHUTDOWN_WATCHDOG: u32 = 4;
-/// `SHUTDOWN_soft_reset`.
+/// `SHUTDOWN_soft_reset`: reset in place.
 pub const SHUTDOWN_SOFT_RESET: u32 = 5;
 /// `SHUTDOWN_MAX`.
 pub const SHUTDOWN_MAX: u32 = 5;
 
-/// `struct sched_shutdown`.
+/// Arguments of `SCHEDOP_shutdown` (`struct sched_shutdown`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SchedShutdown {
-    /// `reason`.
+    /// `SHUTDOWN_*`.
     pub reason: u32,
 }
 const _: () = assert!(size_of::<SchedShutdown>() == 4 && align_of::<SchedShutdown>() == 4);
 
-/// `struct sched_poll`.
+/// Arguments of `SCHEDOP_poll` (`struct sched_poll`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SchedPoll {
-    /// Address of `evtchn_port_t`.
+    /// The ports; address of `evtchn_port_t`.
     pub ports: GuestHandle,
-    /// `nr_ports`.
+    /// Number of ports.
     pub nr_ports: u32,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
-    /// `timeout`.
+    /// When to give up.
     pub timeout: u64,
 }
 const _: () = assert!(size_of::<SchedPoll>() == 24 && align_of::<SchedPoll>() == 8);
 
-/// `struct sched_remote_shutdown`.
+/// Arguments of `SCHEDOP_remote_shutdown` (`struct sched_remote_shutdown`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SchedRemoteShutdown {
-    /// `domain_id`.
+    /// The domain.
     pub domain_id: u16,
     #[doc(hidden)]
     pub _pad0: [u8; 2],
-    /// `reason`.
+    /// `SHUTDOWN_*`.
     pub reason: u32,
 }
 const _: () =
     assert!(size_of::<SchedRemoteShutdown>() == 8 && align_of::<SchedRemoteShutdown>() == 4);
 
-/// `struct sched_watchdog`.
+/// Arguments of `SCHEDOP_watchdog` (`struct sched_watchdog`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SchedWatchdog {
-    /// `id`.
+    /// Number.
     pub id: u32,
-    /// `timeout`.
+    /// When to give up.
     pub timeout: u32,
 }
 const _: () = assert!(size_of::<SchedWatchdog>() == 8 && align_of::<SchedWatchdog>() == 4);
 
-/// `struct sched_pin_override`.
+/// Arguments of `SCHEDOP_pin_override` (`struct sched_pin_override`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SchedPinOverride {

@@ -322,7 +322,7 @@ pub const XEN_SYSCTL_LIVEPATCH_OP: u32 = 27;
 /// `XEN_SYSCTL_get_cpu_policy`.
 pub const XEN_SYSCTL_GET_CPU_POLICY: u32 = 29;
 
-/// `struct xen_sysctl_readconsole`.
+/// Arguments of `XEN_SYSCTL_readconsole` (`struct xen_sysctl_readconsole`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlReadconsole {
@@ -336,7 +336,7 @@ pub struct SysctlReadconsole {
     pub pad1: u8,
     /// `index`.
     pub index: u32,
-    /// Address of `char`.
+    /// The buffer; address of `char`.
     pub buffer: GuestHandle,
     /// `count`.
     pub count: u32,
@@ -345,7 +345,7 @@ pub struct SysctlReadconsole {
 }
 const _: () = assert!(size_of::<SysctlReadconsole>() == 24 && align_of::<SysctlReadconsole>() == 8);
 
-/// `struct xen_sysctl_physinfo`.
+/// Answer of `XEN_SYSCTL_physinfo` (`struct xen_sysctl_physinfo`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlPhysinfo {
@@ -367,7 +367,7 @@ pub struct SysctlPhysinfo {
     pub capabilities: u32,
     /// `arch_capabilities`.
     pub arch_capabilities: u32,
-    /// `pad`.
+    /// Must be 0.
     pub pad: u32,
     /// `total_pages`.
     pub total_pages: u64,
@@ -377,14 +377,14 @@ pub struct SysctlPhysinfo {
     pub scrub_pages: u64,
     /// `outstanding_pages`.
     pub outstanding_pages: u64,
-    /// `max_mfn`.
+    /// Highest entry.
     pub max_mfn: u64,
     /// `hw_cap`.
     pub hw_cap: [u32; 8],
 }
 const _: () = assert!(size_of::<SysctlPhysinfo>() == 112 && align_of::<SysctlPhysinfo>() == 8);
 
-/// `struct xen_sysctl_sched_id`.
+/// Arguments or answer of `XEN_SYSCTL_sched_id` (`struct xen_sysctl_sched_id`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlSchedId {
@@ -393,7 +393,7 @@ pub struct SysctlSchedId {
 }
 const _: () = assert!(size_of::<SysctlSchedId>() == 4 && align_of::<SysctlSchedId>() == 4);
 
-/// `struct xen_sysctl_getdomaininfolist`.
+/// Arguments of `XEN_SYSCTL_getdomaininfolist` (`struct xen_sysctl_getdomaininfolist`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlGetdomaininfolist {
@@ -403,7 +403,7 @@ pub struct SysctlGetdomaininfolist {
     pub _pad0: [u8; 2],
     /// `max_domains`.
     pub max_domains: u32,
-    /// Address of `xen_domctl_getdomaininfo_t`.
+    /// The buffer; address of `xen_domctl_getdomaininfo_t`.
     pub buffer: GuestHandle,
     /// `num_domains`.
     pub num_domains: u32,
@@ -414,7 +414,7 @@ const _: () = assert!(
     size_of::<SysctlGetdomaininfolist>() == 24 && align_of::<SysctlGetdomaininfolist>() == 8
 );
 
-/// `struct xen_sysctl_debug_keys`.
+/// Arguments or answer of `XEN_SYSCTL_debug_keys` (`struct xen_sysctl_debug_keys`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlDebugKeys {
@@ -427,7 +427,7 @@ pub struct SysctlDebugKeys {
 }
 const _: () = assert!(size_of::<SysctlDebugKeys>() == 16 && align_of::<SysctlDebugKeys>() == 8);
 
-/// `struct xen_sysctl_cpuinfo`.
+/// Arguments or answer of `XEN_SYSCTL_cpuinfo` (`struct xen_sysctl_cpuinfo`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlCpuinfo {
@@ -436,7 +436,7 @@ pub struct SysctlCpuinfo {
 }
 const _: () = assert!(size_of::<SysctlCpuinfo>() == 8 && align_of::<SysctlCpuinfo>() == 8);
 
-/// `struct xen_sysctl_getcpuinfo`.
+/// Arguments or answer of `XEN_SYSCTL_getcpuinfo` (`struct xen_sysctl_getcpuinfo`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlGetcpuinfo {
@@ -453,7 +453,7 @@ pub struct SysctlGetcpuinfo {
 }
 const _: () = assert!(size_of::<SysctlGetcpuinfo>() == 24 && align_of::<SysctlGetcpuinfo>() == 8);
 
-/// `struct xen_sysctl_availheap`.
+/// Arguments or answer of `XEN_SYSCTL_availheap` (`struct xen_sysctl_availheap`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlAvailheap {
@@ -529,26 +529,26 @@ pub struct PmCxStat {
 }
 const _: () = assert!(size_of::<PmCxStat>() == 56 && align_of::<PmCxStat>() == 8);
 
-/// `struct xen_sysctl_get_pmstat`.
+/// Arguments or answer of `XEN_SYSCTL_get_pmstat` (`struct xen_sysctl_get_pmstat`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlGetPmstat {
-    /// `type`.
+    /// The type.
     pub r#type: u32,
     /// `cpuid`.
     pub cpuid: u32,
-    /// One of `getpx` ([`PmPxStat`]), `getcx` ([`PmCxStat`]).
+    /// Arguments; one of `getpx` ([`PmPxStat`]), `getcx` ([`PmCxStat`]).
     pub u: [u64; 7],
 }
 const _: () = assert!(size_of::<SysctlGetPmstat>() == 64 && align_of::<SysctlGetPmstat>() == 8);
 
-/// `struct xen_sysctl_cpu_hotplug`.
+/// Arguments or answer of `XEN_SYSCTL_cpu_hotplug` (`struct xen_sysctl_cpu_hotplug`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlCpuHotplug {
     /// `cpu`.
     pub cpu: u32,
-    /// `op`.
+    /// The operation.
     pub op: u32,
 }
 const _: () = assert!(size_of::<SysctlCpuHotplug>() == 8 && align_of::<SysctlCpuHotplug>() == 4);
@@ -611,7 +611,7 @@ pub struct GetCpufreqPara {
     pub scaling_max_freq: u32,
     /// `scaling_min_freq`.
     pub scaling_min_freq: u32,
-    /// One of `userspace` ([`Userspace`]), `ondemand` ([`Ondemand`]).
+    /// Arguments; one of `userspace` ([`Userspace`]), `ondemand` ([`Ondemand`]).
     pub u: [u32; 4],
     /// `turbo_enabled`.
     pub turbo_enabled: i32,
@@ -640,24 +640,24 @@ pub struct SetCpufreqPara {
 }
 const _: () = assert!(size_of::<SetCpufreqPara>() == 8 && align_of::<SetCpufreqPara>() == 4);
 
-/// `struct xen_sysctl_pm_op`.
+/// Arguments or answer of `XEN_SYSCTL_pm_op` (`struct xen_sysctl_pm_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlPmOp {
-    /// `cmd`.
+    /// The operation.
     pub cmd: u32,
     /// `cpuid`.
     pub cpuid: u32,
-    /// One of `get_para` ([`GetCpufreqPara`]), `set_gov` ([`SetCpufreqGov`]), `set_para` ([`SetCpufreqPara`]), `get_avgfreq` (u64), `set_sched_opt_smt` (u32), `get_max_cstate` (u32), `set_max_cstate` (u32).
+    /// Arguments; one of `get_para` ([`GetCpufreqPara`]), `set_gov` ([`SetCpufreqGov`]), `set_para` ([`SetCpufreqPara`]), `get_avgfreq` (u64), `set_sched_opt_smt` (u32), `get_max_cstate` (u32), `set_max_cstate` (u32).
     pub u: [u64; 15],
 }
 const _: () = assert!(size_of::<SysctlPmOp>() == 128 && align_of::<SysctlPmOp>() == 8);
 
-/// `struct xen_sysctl_page_offline_op`.
+/// Arguments or answer of `XEN_SYSCTL_page_offline_op` (`struct xen_sysctl_page_offline_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlPageOfflineOp {
-    /// `cmd`.
+    /// The operation.
     pub cmd: u32,
     /// `start`.
     pub start: u32,
@@ -665,13 +665,13 @@ pub struct SysctlPageOfflineOp {
     pub end: u32,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
-    /// Address of `uint32`.
+    /// Out: a status; address of `uint32`.
     pub status: GuestHandle,
 }
 const _: () =
     assert!(size_of::<SysctlPageOfflineOp>() == 24 && align_of::<SysctlPageOfflineOp>() == 8);
 
-/// `struct xen_sysctl_cputopo`.
+/// Arguments or answer of `XEN_SYSCTL_cputopo` (`struct xen_sysctl_cputopo`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlCputopo {
@@ -684,7 +684,7 @@ pub struct SysctlCputopo {
 }
 const _: () = assert!(size_of::<SysctlCputopo>() == 12 && align_of::<SysctlCputopo>() == 4);
 
-/// `struct xen_sysctl_cputopoinfo`.
+/// Arguments of `XEN_SYSCTL_cputopoinfo` (`struct xen_sysctl_cputopoinfo`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlCputopoinfo {
@@ -697,7 +697,7 @@ pub struct SysctlCputopoinfo {
 }
 const _: () = assert!(size_of::<SysctlCputopoinfo>() == 16 && align_of::<SysctlCputopoinfo>() == 8);
 
-/// `struct xen_sysctl_meminfo`.
+/// Arguments or answer of `XEN_SYSCTL_meminfo` (`struct xen_sysctl_meminfo`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlMeminfo {
@@ -708,7 +708,7 @@ pub struct SysctlMeminfo {
 }
 const _: () = assert!(size_of::<SysctlMeminfo>() == 16 && align_of::<SysctlMeminfo>() == 8);
 
-/// `struct xen_sysctl_numainfo`.
+/// Arguments of `XEN_SYSCTL_numainfo` (`struct xen_sysctl_numainfo`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlNumainfo {
@@ -723,17 +723,17 @@ pub struct SysctlNumainfo {
 }
 const _: () = assert!(size_of::<SysctlNumainfo>() == 24 && align_of::<SysctlNumainfo>() == 8);
 
-/// `struct xen_sysctl_cpupool_op`.
+/// Arguments of `XEN_SYSCTL_cpupool_op` (`struct xen_sysctl_cpupool_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlCpupoolOp {
-    /// `op`.
+    /// The operation.
     pub op: u32,
     /// `cpupool_id`.
     pub cpupool_id: u32,
     /// `sched_id`.
     pub sched_id: u32,
-    /// `domid`.
+    /// The domain, or `DOMID_SELF`.
     pub domid: u32,
     /// `cpu`.
     pub cpu: u32,
@@ -744,7 +744,7 @@ pub struct SysctlCpupoolOp {
 }
 const _: () = assert!(size_of::<SysctlCpupoolOp>() == 40 && align_of::<SysctlCpupoolOp>() == 8);
 
-/// `struct xen_sysctl_credit_schedule`.
+/// Arguments or answer of `XEN_SYSCTL_credit_schedule` (`struct xen_sysctl_credit_schedule`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlCreditSchedule {
@@ -758,7 +758,7 @@ pub struct SysctlCreditSchedule {
 const _: () =
     assert!(size_of::<SysctlCreditSchedule>() == 12 && align_of::<SysctlCreditSchedule>() == 4);
 
-/// `struct xen_sysctl_credit2_schedule`.
+/// Arguments or answer of `XEN_SYSCTL_credit2_schedule` (`struct xen_sysctl_credit2_schedule`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlCredit2Schedule {
@@ -768,7 +768,7 @@ pub struct SysctlCredit2Schedule {
 const _: () =
     assert!(size_of::<SysctlCredit2Schedule>() == 4 && align_of::<SysctlCredit2Schedule>() == 4);
 
-/// `struct xen_sysctl_scheduler_op`.
+/// Arguments or answer of `XEN_SYSCTL_scheduler_op` (`struct xen_sysctl_scheduler_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlSchedulerOp {
@@ -776,11 +776,11 @@ pub struct SysctlSchedulerOp {
     pub cpupool_id: u32,
     /// `sched_id`.
     pub sched_id: u32,
-    /// `cmd`.
+    /// The operation.
     pub cmd: u32,
     #[doc(hidden)]
     pub _pad0: [u8; 4],
-    /// One of `sched_arinc653`, `sched_credit` ([`SysctlCreditSchedule`]), `sched_credit2` ([`SysctlCredit2Schedule`]).
+    /// Arguments; one of `sched_arinc653`, `sched_credit` ([`SysctlCreditSchedule`]), `sched_credit2` ([`SysctlCredit2Schedule`]).
     pub u: [u64; 2],
 }
 const _: () = assert!(size_of::<SysctlSchedulerOp>() == 32 && align_of::<SysctlSchedulerOp>() == 8);
@@ -791,26 +791,26 @@ const _: () = assert!(size_of::<SysctlSchedulerOp>() == 32 && align_of::<SysctlS
 pub struct SysctlPsrCmtOpUL3Cache {
     /// `cpu`.
     pub cpu: u32,
-    /// `rsvd`.
+    /// Reserved.
     pub rsvd: u32,
 }
 const _: () =
     assert!(size_of::<SysctlPsrCmtOpUL3Cache>() == 8 && align_of::<SysctlPsrCmtOpUL3Cache>() == 4);
 
-/// `struct xen_sysctl_psr_cmt_op`.
+/// Arguments or answer of `XEN_SYSCTL_psr_cmt_op` (`struct xen_sysctl_psr_cmt_op`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlPsrCmtOp {
-    /// `cmd`.
+    /// The operation.
     pub cmd: u32,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
-    /// One of `data` (u64), `l3_cache` ([`SysctlPsrCmtOpUL3Cache`]).
+    /// Arguments; one of `data` (u64), `l3_cache` ([`SysctlPsrCmtOpUL3Cache`]).
     pub u: [u64; 1],
 }
 const _: () = assert!(size_of::<SysctlPsrCmtOp>() == 16 && align_of::<SysctlPsrCmtOp>() == 8);
 
-/// `struct xen_sysctl_pcitopoinfo`.
+/// Arguments or answer of `XEN_SYSCTL_pcitopoinfo` (`struct xen_sysctl_pcitopoinfo`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlPcitopoinfo {
@@ -833,7 +833,7 @@ pub struct SysctlPsrAllocUCatInfo {
     pub cbm_len: u32,
     /// `cos_max`.
     pub cos_max: u32,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
 }
 const _: () =
@@ -847,26 +847,26 @@ pub struct SysctlPsrAllocUMbaInfo {
     pub thrtl_max: u32,
     /// `cos_max`.
     pub cos_max: u32,
-    /// `flags`.
+    /// Flags.
     pub flags: u32,
 }
 const _: () =
     assert!(size_of::<SysctlPsrAllocUMbaInfo>() == 12 && align_of::<SysctlPsrAllocUMbaInfo>() == 4);
 
-/// `struct xen_sysctl_psr_alloc`.
+/// Arguments or answer of `XEN_SYSCTL_psr_alloc` (`struct xen_sysctl_psr_alloc`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlPsrAlloc {
-    /// `cmd`.
+    /// The operation.
     pub cmd: u32,
     /// `target`.
     pub target: u32,
-    /// One of `cat_info` ([`SysctlPsrAllocUCatInfo`]), `mba_info` ([`SysctlPsrAllocUMbaInfo`]).
+    /// Arguments; one of `cat_info` ([`SysctlPsrAllocUCatInfo`]), `mba_info` ([`SysctlPsrAllocUMbaInfo`]).
     pub u: [u32; 3],
 }
 const _: () = assert!(size_of::<SysctlPsrAlloc>() == 20 && align_of::<SysctlPsrAlloc>() == 4);
 
-/// `struct xen_sysctl_cpu_levelling_caps`.
+/// Arguments or answer of `XEN_SYSCTL_cpu_levelling_caps` (`struct xen_sysctl_cpu_levelling_caps`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlCpuLevellingCaps {
@@ -876,7 +876,7 @@ pub struct SysctlCpuLevellingCaps {
 const _: () =
     assert!(size_of::<SysctlCpuLevellingCaps>() == 4 && align_of::<SysctlCpuLevellingCaps>() == 4);
 
-/// `struct xen_sysctl_cpu_featureset`.
+/// Arguments or answer of `XEN_SYSCTL_cpu_featureset` (`struct xen_sysctl_cpu_featureset`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlCpuFeatureset {
@@ -890,7 +890,7 @@ pub struct SysctlCpuFeatureset {
 const _: () =
     assert!(size_of::<SysctlCpuFeatureset>() == 16 && align_of::<SysctlCpuFeatureset>() == 8);
 
-/// `struct xen_sysctl_cpu_policy`.
+/// Arguments or answer of `XEN_SYSCTL_cpu_policy` (`struct xen_sysctl_cpu_policy`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SysctlCpuPolicy {
@@ -909,15 +909,15 @@ pub struct SysctlCpuPolicy {
 }
 const _: () = assert!(size_of::<SysctlCpuPolicy>() == 32 && align_of::<SysctlCpuPolicy>() == 8);
 
-/// `struct xen_sysctl`.
+/// A control operation on the machine (`struct xen_sysctl`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Sysctl {
-    /// `cmd`.
+    /// The operation.
     pub cmd: u32,
-    /// `interface_version`.
+    /// Must be the interface version that the header gives.
     pub interface_version: u32,
-    /// One of `readconsole` ([`SysctlReadconsole`]), `tbuf_op`, `physinfo` ([`SysctlPhysinfo`]), `cputopoinfo` ([`SysctlCputopoinfo`]), `pcitopoinfo` ([`SysctlPcitopoinfo`]), `numainfo` ([`SysctlNumainfo`]), `sched_id` ([`SysctlSchedId`]), `perfc_op`, `getdomaininfolist` ([`SysctlGetdomaininfolist`]), `debug_keys` ([`SysctlDebugKeys`]), `getcpuinfo` ([`SysctlGetcpuinfo`]), `availheap` ([`SysctlAvailheap`]), `get_pmstat` ([`SysctlGetPmstat`]), `cpu_hotplug` ([`SysctlCpuHotplug`]), `pm_op` ([`SysctlPmOp`]), `page_offline` ([`SysctlPageOfflineOp`]), `lockprof_op`, `cpupool_op` ([`SysctlCpupoolOp`]), `scheduler_op` ([`SysctlSchedulerOp`]), `coverage_op`, `psr_cmt_op` ([`SysctlPsrCmtOp`]), `psr_alloc` ([`SysctlPsrAlloc`]), `cpu_levelling_caps` ([`SysctlCpuLevellingCaps`]), `cpu_featureset` ([`SysctlCpuFeatureset`]), `livepatch`, `cpu_policy` ([`SysctlCpuPolicy`]).
+    /// Arguments; one of `readconsole` ([`SysctlReadconsole`]), `tbuf_op`, `physinfo` ([`SysctlPhysinfo`]), `cputopoinfo` ([`SysctlCputopoinfo`]), `pcitopoinfo` ([`SysctlPcitopoinfo`]), `numainfo` ([`SysctlNumainfo`]), `sched_id` ([`SysctlSchedId`]), `perfc_op`, `getdomaininfolist` ([`SysctlGetdomaininfolist`]), `debug_keys` ([`SysctlDebugKeys`]), `getcpuinfo` ([`SysctlGetcpuinfo`]), `availheap` ([`SysctlAvailheap`]), `get_pmstat` ([`SysctlGetPmstat`]), `cpu_hotplug` ([`SysctlCpuHotplug`]), `pm_op` ([`SysctlPmOp`]), `page_offline` ([`SysctlPageOfflineOp`]), `lockprof_op`, `cpupool_op` ([`SysctlCpupoolOp`]), `scheduler_op` ([`SysctlSchedulerOp`]), `coverage_op`, `psr_cmt_op` ([`SysctlPsrCmtOp`]), `psr_alloc` ([`SysctlPsrAlloc`]), `cpu_levelling_caps` ([`SysctlCpuLevellingCaps`]), `cpu_featureset` ([`SysctlCpuFeatureset`]), `livepatch`, `cpu_policy` ([`SysctlCpuPolicy`]).
     pub u: [u64; 16],
 }
 const _: () = assert!(size_of::<Sysctl>() == 136 && align_of::<Sysctl>() == 8);

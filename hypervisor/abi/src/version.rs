@@ -31,7 +31,7 @@ pub const XENVER_COMMANDLINE: u32 = 9;
 /// `XENVER_build_id`.
 pub const XENVER_BUILD_ID: u32 = 10;
 
-/// `struct xen_compile_info`.
+/// Answer of `XENVER_compile_info` (`struct xen_compile_info`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct CompileInfo {
@@ -46,7 +46,7 @@ pub struct CompileInfo {
 }
 const _: () = assert!(size_of::<CompileInfo>() == 144 && align_of::<CompileInfo>() == 1);
 
-/// `struct xen_platform_parameters`.
+/// Answer of `XENVER_platform_parameters` (`struct xen_platform_parameters`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PlatformParameters {
@@ -56,7 +56,7 @@ pub struct PlatformParameters {
 const _: () =
     assert!(size_of::<PlatformParameters>() == 8 && align_of::<PlatformParameters>() == 8);
 
-/// `struct xen_feature_info`.
+/// Arguments of `XENVER_get_features` (`struct xen_feature_info`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct FeatureInfo {
@@ -67,7 +67,7 @@ pub struct FeatureInfo {
 }
 const _: () = assert!(size_of::<FeatureInfo>() == 8 && align_of::<FeatureInfo>() == 4);
 
-/// `struct xen_build_id`.
+/// Answer of `XENVER_build_id`: a header, with `len` bytes behind it (`struct xen_build_id`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct BuildId {

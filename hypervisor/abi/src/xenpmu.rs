@@ -58,13 +58,13 @@ const _: () = assert!(size_of::<PmuParamsVersion>() == 8 && align_of::<PmuParams
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PmuParams {
-    /// `version`.
+    /// Odd while being written.
     pub version: PmuParamsVersion,
-    /// `val`.
+    /// New contents.
     pub val: u64,
-    /// `vcpu`.
+    /// The vCPU's number.
     pub vcpu: u32,
-    /// `pad`.
+    /// Must be 0.
     pub pad: u32,
 }
 const _: () = assert!(size_of::<PmuParams>() == 24 && align_of::<PmuParams>() == 8);
@@ -77,9 +77,9 @@ pub struct PmuData {
     pub vcpu_id: u32,
     /// `pcpu_id`.
     pub pcpu_id: u32,
-    /// `domain_id`.
+    /// The domain.
     pub domain_id: u16,
-    /// `pad`.
+    /// Must be 0.
     pub pad: [u8; 6],
     /// `pmu`.
     pub pmu: PmuArch,
@@ -145,7 +145,7 @@ pub struct PmuRegs {
     pub ip: u64,
     /// `sp`.
     pub sp: u64,
-    /// `flags`.
+    /// Flags.
     pub flags: u64,
     /// `cs`.
     pub cs: u16,
@@ -153,7 +153,7 @@ pub struct PmuRegs {
     pub ss: u16,
     /// `cpl`.
     pub cpl: u8,
-    /// `pad`.
+    /// Must be 0.
     pub pad: [u8; 3],
 }
 const _: () = assert!(size_of::<PmuRegs>() == 32 && align_of::<PmuRegs>() == 8);

@@ -1,0 +1,72 @@
+//! Runs the tests and benchmarks that boot machines in QEMU.
+
+use overcast_qemu_tests::{bench, cases, runner};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: overcast-qemu-tests run [--filter TEXT] [--jobs N] [--soak]
+       overcast-qemu-tests list
+       overcast-qemu-tests bench [--systems bare,xen,overcast]
+
+  run     boots machines in QEMU and checks what they do
+  list    names the tests
+  bench   what operations cost a guest, in executed instructions
+
+  --filter TEXT   only tests whose name contains TEXT
+  --jobs N        machines at the same time [2]
+  --soak          the long tests too
+
+The images come from scripts/build.sh, setup.sh and initramfs.sh; OVERCAST_IMAGE
+names another one to test. OVERCAST_PATIENCE is how many seconds a machine may be
+silent about what is waited for before it counts as hung [300]. What machines say
+is kept in build/logs.";
+
+fn main() -> ExitCode {
+    match go(std::env::args().skip(1).collect()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(message) => {
+            eprintln!("{message}\n\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn go(arguments: Vec<String>) -> Result<bool, String> {
+    let mut arguments = arguments.into_iter();
+    let command = arguments.next().unwrap_or_default();
+    let mut plan = runner::Plan {
+        filter: String::new(),
+        jobs: 2,
+        soak: false,
+    };
+    let mut systems = "bare,xen,overcast".to_owned();
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--filter" => plan.filter = value()?,
+            "--jobs" => plan.jobs = value()?.parse().map_err(|_| "--jobs needs a number")?,
+            "--systems" => systems = value()?,
+            "--soak" => plan.soak = true,
+            other => return Err(format!("what is {other}?")),
+        }
+    }
+    match command.as_str() {
+        "run" => Ok(runner::run(&cases::all(), &plan)),
+        "list" => {
+            for case in cases::all() {
+                println!("{}{}", case.name, if case.soak { " (soak)" } else { "" });
+            }
+            Ok(true)
+        }
+        "bench" => bench::run(&systems).map(|()| true).or_else(|why| {
+            eprintln!("{why}");
+            Ok(false)
+        }),
+        "--help" | "-h" => {
+            println!("{USAGE}");
+            Ok(true)
+        }
+        _ => Err("what is to be done?".to_owned()),
+    }
+}

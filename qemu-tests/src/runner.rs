@@ -1,0 +1,62 @@
+//! Runs cases, some at a time, and says how they went.
+
+use crate::cases::Case;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+/// Which cases to run, and how.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Only cases whose name contains this.
+    pub filter: String,
+    /// How many machines may run at the same time.
+    pub jobs: usize,
+    /// Whether the long cases run too.
+    pub soak: bool,
+}
+
+/// Runs cases; whether all of them passed.
+pub fn run(cases: &[Case], plan: &Plan) -> bool {
+    let chosen: Vec<_> = cases
+        .iter()
+        .filter(|case| case.name.contains(&plan.filter))
+        .filter(|case| !case.soak || plan.soak)
+        .collect();
+    let filtered = cases.len() - chosen.len();
+    println!("\nrunning {} tests", chosen.len());
+    let next = AtomicUsize::new(0);
+    let failures = Mutex::new(Vec::new());
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..plan.jobs.max(1) {
+            scope.spawn(|| {
+                while let Some(case) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let begin = Instant::now();
+                    let result = (case.run)(&case.name);
+                    let seconds = begin.elapsed().as_secs_f32();
+                    let word = if result.is_ok() { "ok" } else { "FAILED" };
+                    println!("test {} ... {word} ({seconds:.0} s)", case.name);
+                    if let (Err(why), Ok(mut failures)) = (result, failures.lock()) {
+                        failures.push((case.name.clone(), why));
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap_or_default();
+    if !failures.is_empty() {
+        println!("\nfailures:");
+        for (name, why) in &failures {
+            println!("\n---- {name} (build/logs/{name}.log)\n{why}");
+        }
+    }
+    let passed = chosen.len() - failures.len();
+    let word = if failures.is_empty() { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {word}. {passed} passed; {} failed; 0 ignored; 0 measured; {filtered} filtered out; finished in {:.0}s",
+        failures.len(),
+        begin.elapsed().as_secs_f32()
+    );
+    failures.is_empty()
+}

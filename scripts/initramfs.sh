@@ -1,0 +1,70 @@
+#!/bin/bash
+# Makes the initial RAM disks that guests boot with.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+usage() {
+    cat <<END
+usage: scripts/initramfs.sh [VARIANT]
+
+Makes build/cache/initramfs-VARIANT.cpio.gz, unless it is newer than its sources,
+and prints its name.
+
+  shell    busybox, and a shell on the console (default); with run=WORD,WORD on
+           the kernel's command line it runs these words first: see scripts/init
+  bench    the same with the microbenchmarks of qemu-tests/bench
+  debian   a Debian 12 userland with systemd, gcc and stress-ng (as root; 150 MB)
+END
+}
+
+case ${1:-shell} in
+--help | -h) usage; exit ;;
+shell | bench | debian) VARIANT=${1:-shell} ;;
+*) usage >&2; exit 2 ;;
+esac
+OUTPUT=$CACHE/initramfs-$VARIANT.cpio.gz
+mkdir -p "$CACHE"
+
+sources=("$ROOT/scripts/initramfs.sh" "$ROOT/scripts/init")
+[ "$VARIANT" != bench ] || sources+=("$ROOT"/qemu-tests/bench/*.c)
+fresh=1
+for source in "${sources[@]}"; do [ "$OUTPUT" -nt "$source" ] || fresh=0; done
+if [ $fresh = 1 ]; then echo "$OUTPUT"; exit; fi
+
+WORK=$(mktemp -d "$CACHE/initramfs.XXXXXX")
+trap 'rm -rf "$WORK"' EXIT
+pack() { (cd "$WORK/root" && find . | cpio --quiet -o -H newc -R 0:0) | gzip -1 >"$OUTPUT.new"; mv "$OUTPUT.new" "$OUTPUT"; }
+
+case $VARIANT in
+shell | bench)
+    mkdir -p "$WORK"/root/{bin,dev,proc,sys,tmp,root}
+    cp /bin/busybox "$WORK/root/bin/"
+    for applet in $(/bin/busybox --list | grep -vx busybox); do ln -sf busybox "$WORK/root/bin/$applet"; done
+    install -m755 "$ROOT/scripts/init" "$WORK/root/init"
+    if [ "$VARIANT" = bench ]; then
+        for source in "$ROOT"/qemu-tests/bench/*.c; do
+            gcc -O2 -Wall -static -o "$WORK/root/bin/$(basename "$source" .c)" "$source"
+        done
+    fi
+    pack
+    ;;
+debian)
+    have mmdebstrap || die "mmdebstrap is missing: scripts/setup.sh --debian installs it"
+    say "Building a Debian userland (minutes)"
+    as_root mmdebstrap --variant=minbase --include=systemd-sysv,udev,gcc,libc6-dev,stress-ng,util-linux,kmod \
+        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' \
+        --customize-hook='rm -rf "$1"/var/cache/apt/*.bin "$1"/var/lib/apt/lists/*' \
+        --customize-hook='ln -sf sbin/init "$1"/init' \
+        --customize-hook='passwd --root "$1" -d root' \
+        --customize-hook='echo overcast >"$1"/etc/hostname' \
+        --customize-hook='mkdir -p "$1"/etc/systemd/system/serial-getty@.service.d' \
+        --customize-hook='printf "[Service]\nExecStart=\nExecStart=-/sbin/agetty -a root -o \"-p -f -- \\\\\\\\u\" --keep-baud 115200 %%I vt220\n" >"$1"/etc/systemd/system/serial-getty@.service.d/autologin.conf' \
+        bookworm "$WORK/debian.tar"
+    mkdir "$WORK/root"
+    as_root tar -C "$WORK/root" -xf "$WORK/debian.tar" --exclude='./dev/*'
+    pack
+    as_root rm -rf "$WORK/root"
+    ;;
+esac
+echo "$OUTPUT"
