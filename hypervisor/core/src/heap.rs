@@ -467,15 +467,18 @@ mod tests {
             heap.add_range(Mfn(start), Mfn(start + length)).unwrap();
             let total = heap.total_frames();
             let mut held: BTreeMap<u64, u32> = BTreeMap::new();
-            let mut stamp = 0;
+            // When each frame was last given up.
+            let mut given_up = vec![0u64; 3400];
             for (op, order, pick, bits) in ops {
-                stamp += 1;
+                // Frames given up on different CPUs may come in any order.
+                let stamp = u64::from(pick);
                 match op {
                     0 | 1 => {
                         let limit = (op == 1).then_some(bits);
                         if let Ok(block) = heap.alloc(order, limit) {
                             prop_assert_eq!(block.mfn.0 % (1 << order), 0);
-                            prop_assert!(block.stamp < stamp);
+                            let frames = block.mfn.0 as usize..block.mfn.0 as usize + (1 << order);
+                            prop_assert!(given_up[frames].iter().all(|&s| s <= block.stamp));
                             if let Some(bits) = limit {
                                 prop_assert!((block.mfn.0 + (1 << order)) << 12 <= 1u64 << bits);
                             }
@@ -488,6 +491,7 @@ mod tests {
                     2 => {
                         if let Some((&at, &o)) = held.iter().nth(pick as usize % held.len().max(1)) {
                             held.remove(&at);
+                            given_up[at as usize..at as usize + (1 << o)].fill(stamp);
                             if pick & 1 == 0 {
                                 heap.free(Mfn(at), o, stamp).unwrap();
                             } else {
@@ -503,6 +507,7 @@ mod tests {
                         let ok = (at..at + (1 << order)).all(|f| held.iter().any(|(&a, &o)| a <= f && f < a + (1 << o)));
                         prop_assert_eq!(heap.free(Mfn(at), order, stamp).is_ok(), ok);
                         if ok {
+                            given_up[at as usize..at as usize + (1 << order)].fill(stamp);
                             // Split what was held around the hole.
                             let frames: Vec<u64> = held.iter()
                                 .filter(|&(&a, &o)| a < at + (1 << order) && at < a + (1 << o))
