@@ -30,9 +30,9 @@ use crate::{printk, schedule, time};
 const SCRATCH_BASE: u64 = 0xffff_82c8_0000_0000;
 /// The largest order in which Dom0's memory is allocated (4 MiB).
 const CHUNK_ORDER: u32 = 10;
-/// What is left to the hypervisor of a machine's memory, bytes: at least this,
-/// and a sixteenth of all up to the second number.
-const RESERVE: (u64, u64) = (24 << 20, 128 << 20);
+/// What is left to the hypervisor of a machine's memory, in pages: at least the
+/// first, and a sixteenth of all up to the second.
+const RESERVE: (u64, u64) = (24 << 8, 128 << 8);
 /// IA32_ARCH_CAPABILITIES.
 const ARCH_CAPABILITIES: u32 = 0x10a;
 /// MSR_PLATFORM_INFO: bit 31 says that CPUID can be made to fault.
@@ -165,16 +165,15 @@ pub fn create() -> Arc<Domain> {
     let initrd_size = initrd.map_or(0, <[u8]>::len) as u64;
 
     // What unpacking holds now, Dom0 may not count on: it is allocated meanwhile.
-    let free = memory::heap().free_frames() << 12;
-    let reserve = (free / 16).clamp(RESERVE.0, RESERVE.1);
-    let available = free.saturating_sub(reserve);
-    let (size, max) = options().dom0_mem.resolve(available);
-    let pages = layout::clip_pages(&kernel, size.min(available) >> 12, initrd_size);
+    let free = memory::heap().free_frames();
+    let available = free.saturating_sub((free / 16).clamp(RESERVE.0, RESERVE.1));
+    let (size, max_pages) = options().dom0_mem.resolve(available);
+    let pages = layout::clip_pages(&kernel, size.min(available), initrd_size);
     let layout = match Layout::new(&kernel, pages, initrd_size) {
         Ok(layout) => layout,
         Err(error) => fail(format_args!("Dom0 with {} MiB of memory: {error}", pages >> 8)),
     };
-    let max_pages = (max >> 12).max(pages);
+    let max_pages = max_pages.max(pages);
 
     let memory = match mm().create_domain(DomainId::DOM0, true, max_pages) {
         Ok(memory) => memory,
@@ -210,9 +209,8 @@ pub fn create() -> Arc<Domain> {
         Err(error) => fail(format_args!("Dom0: {error}")),
     };
     printk!(
-        "Dom0: {} MiB of at most {}, {vcpus} vCPUs; kernel {:#x} -> {:#x}, entry {:#x}, start_info {:#x}",
+        "Dom0: {} MiB, {vcpus} vCPUs; kernel {:#x} -> {:#x}, entry {:#x}, start_info {:#x}",
         pages >> 8,
-        max_pages >> 8,
         kernel.start,
         kernel.end,
         initial.rip,

@@ -8,12 +8,13 @@
 //! - A waker first makes visible what it wakes for (a pending event), then looks
 //!   at `blocked`; a vCPU that blocks first sets `blocked`, then looks for events.
 
+use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use overcast_core::error::{Error, Result};
-use overcast_core::ids::{CpuId, CpuSet};
+use overcast_core::ids::{CpuId, CpuSet, MAX_CPUS};
 use overcast_core::machine::Memory;
-use overcast_core::sched::{Scheduler, UnitConfig, UnitId};
+use overcast_core::sched::{Scheduler, Unit};
 use spin::Lazy;
 use x86_64::instructions::interrupts;
 use xen_abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING};
@@ -25,33 +26,53 @@ use crate::arch::{apic, cpu, debug, fpu, msr, paging, tlb};
 use crate::pv::bounce::{self, Bounce};
 use crate::pv::{descriptors, emulate};
 use crate::vcpu::{self, CR0_TS, Power, Vcpu};
-use crate::{domain, softirq, time};
+use crate::{printk, softirq, start, time};
+
+/// The weight of a vCPU unless it is given another.
+const DEFAULT_WEIGHT: u32 = 256;
 
 /// The scheduler of the machine.
-static SCHEDULER: Lazy<Scheduler> = Lazy::new(Scheduler::new);
+static SCHEDULER: Lazy<Scheduler<VcpuRef>> = Lazy::new(|| {
+    let rate_limit = u64::from(start::options().sched_ratelimit_us) * 1000;
+    Scheduler::new(MAX_CPUS, rate_limit)
+});
 
-/// A vCPU as the scheduler names it.
-fn unit(vcpu: &Vcpu) -> UnitId {
-    UnitId {
-        domain: vcpu.domain().id,
-        vcpu: vcpu.id,
+/// A vCPU as the scheduler holds it.
+///
+/// It is valid as long as the vCPU's unit is in the scheduler: a domain takes
+/// its units out before it goes away.
+pub struct VcpuRef(*const Vcpu);
+
+// SAFETY: a `Vcpu` may be used from every CPU.
+unsafe impl Send for VcpuRef {}
+// SAFETY: as above.
+unsafe impl Sync for VcpuRef {}
+
+impl VcpuRef {
+    fn get(&self) -> &'static Vcpu {
+        // SAFETY: see the type: valid while the scheduler knows the unit, which
+        // holds at least until the CPU that got it schedules again.
+        unsafe { &*self.0 }
     }
+}
+
+/// What the scheduler knows of a vCPU; `None` before [`add`].
+fn unit(vcpu: &Vcpu) -> Option<&Arc<Unit<VcpuRef>>> {
+    vcpu.unit.get()
 }
 
 /// Lets the scheduler use a CPU. Called on that CPU.
 pub fn add_cpu(cpu: CpuId) {
-    SCHEDULER.add_cpu(cpu);
+    if SCHEDULER.add_cpu(cpu).is_err() {
+        log::error!("CPU {cpu} cannot be scheduled on");
+    }
 }
 
 /// Makes a vCPU known to the scheduler; it sleeps until it is woken.
 pub fn add(vcpu: &Vcpu, affinity: CpuSet) -> Result<()> {
-    SCHEDULER.add(
-        unit(vcpu),
-        UnitConfig {
-            affinity,
-            ..UnitConfig::default()
-        },
-    )
+    let unit = SCHEDULER.add(VcpuRef(vcpu), DEFAULT_WEIGHT, affinity)?;
+    vcpu.unit.call_once(|| unit);
+    Ok(())
 }
 
 /// Has a CPU look at its soft interrupts.
@@ -77,7 +98,8 @@ fn may_run(vcpu: &Vcpu) -> bool {
 /// Lets a vCPU run if nothing keeps it from running.
 pub fn wake(vcpu: &Vcpu) {
     if may_run(vcpu)
-        && let Some(cpu) = SCHEDULER.wake(unit(vcpu), time::now())
+        && let Some(unit) = unit(vcpu)
+        && let Some(cpu) = SCHEDULER.wake(unit, time::now())
     {
         raise_on(cpu, SoftIrq::Schedule);
     }
@@ -85,7 +107,7 @@ pub fn wake(vcpu: &Vcpu) {
 
 /// Takes a vCPU off its CPU, unless it may run after all.
 pub fn sleep(vcpu: &Vcpu) {
-    if let Some(cpu) = SCHEDULER.sleep(unit(vcpu), time::now()) {
+    if let Some(cpu) = unit(vcpu).and_then(|unit| SCHEDULER.sleep(unit)) {
         raise_on(cpu, SoftIrq::Schedule);
     }
     // Whoever made it able to run meanwhile may have come before the line above.
@@ -110,7 +132,9 @@ pub fn kick(vcpu: &Vcpu) {
 
 /// Gives the rest of the running vCPU's slice away.
 pub fn yield_current() {
-    SCHEDULER.yield_current(percpu::this().cpu);
+    if let Some(unit) = vcpu::try_current().and_then(unit) {
+        SCHEDULER.yield_now(unit);
+    }
     percpu::this().raise(SoftIrq::Schedule);
 }
 
@@ -155,9 +179,10 @@ pub fn wake_poller(vcpu: &Vcpu) {
 /// if it was not bound).
 pub fn pin_override(vcpu: &Vcpu, cpu: i32) -> Result<()> {
     let mut bound = vcpu.pin_override.lock();
+    let unit = unit(vcpu).ok_or(Error::Invalid)?;
     if cpu < 0 {
         let affinity = bound.take().ok_or(Error::NotPermitted)?;
-        SCHEDULER.set_affinity(unit(vcpu), affinity)?;
+        SCHEDULER.set_affinity(unit, affinity, time::now())?;
     } else {
         if bound.is_some() {
             return Err(Error::Busy);
@@ -166,8 +191,8 @@ pub fn pin_override(vcpu: &Vcpu, cpu: i32) -> Result<()> {
         if percpu::get(cpu).is_none() {
             return Err(Error::Invalid);
         }
-        let before = SCHEDULER.affinity(unit(vcpu)).unwrap_or(CpuSet::ALL);
-        SCHEDULER.set_affinity(unit(vcpu), CpuSet::one(cpu))?;
+        let before = unit.affinity();
+        SCHEDULER.set_affinity(unit, CpuSet::one(cpu), time::now())?;
         *bound = Some(before);
     }
     percpu::this().raise(SoftIrq::Schedule);
@@ -185,18 +210,7 @@ pub fn schedule(regs: &mut Registers) {
     let decision = SCHEDULER.schedule(this.cpu, time::now());
     this.run_until.set(decision.run_until);
     let previous = vcpu::try_current();
-    let holder;
-    let next = match decision.next {
-        Some(id) => match previous {
-            Some(vcpu) if unit(vcpu) == id => Some(vcpu),
-            _ => {
-                // The scheduler keeps no unit of a domain that is gone.
-                holder = domain::find(id.domain);
-                holder.as_ref().and_then(|domain| domain.vcpu(id.vcpu))
-            }
-        },
-        None => None,
-    };
+    let next = decision.next.as_ref().map(|unit| unit.payload().get());
     let same = match (previous, next) {
         (Some(previous), Some(next)) => core::ptr::eq(previous, next),
         (None, None) => true,
@@ -204,6 +218,11 @@ pub fn schedule(regs: &mut Registers) {
     };
     if !same {
         switch(this, previous, next, regs);
+    }
+    if let Some(left) = decision.left
+        && let Some(cpu) = SCHEDULER.context_saved(&left, time::now())
+    {
+        raise_on(cpu, SoftIrq::Schedule);
     }
     softirq::program(this.cpu);
 }
@@ -246,9 +265,6 @@ fn switch(this: &PerCpu, previous: Option<&Vcpu>, next: Option<&Vcpu>, regs: &mu
     }
     if let Some(vcpu) = previous {
         vcpu.running_on.store(Vcpu::NOWHERE, Ordering::SeqCst);
-        if let Some(cpu) = SCHEDULER.context_saved(unit(vcpu), time::now()) {
-            raise_on(cpu, SoftIrq::Schedule);
-        }
     }
     if let Some(vcpu) = next {
         time::change_runstate(vcpu, RUNSTATE_RUNNING);
@@ -351,5 +367,22 @@ fn failsafe(vcpu: &Vcpu, regs: &mut Registers) {
 
 /// Prints the run queues.
 pub fn dump() {
-    SCHEDULER.dump(|line| log::info!("{line}"));
+    for this in percpu::all() {
+        let cpu = this.cpu;
+        let name = |unit: &Arc<Unit<VcpuRef>>| {
+            let vcpu = unit.payload().get();
+            (vcpu.domain().id, vcpu.id)
+        };
+        match SCHEDULER.current(cpu) {
+            Some(unit) => {
+                let (domain, vcpu) = name(&unit);
+                printk!("CPU{cpu}: runs {domain}v{vcpu}, {} wait", SCHEDULER.waiting(cpu));
+            }
+            None => printk!("CPU{cpu}: idle {}", SCHEDULER.is_idle(cpu)),
+        }
+        for (unit, credit) in SCHEDULER.listing(cpu) {
+            let (domain, vcpu) = name(&unit);
+            printk!("  {domain}v{vcpu}: credit {credit}, weight {}", unit.weight());
+        }
+    }
 }

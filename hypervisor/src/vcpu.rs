@@ -10,6 +10,7 @@
 //! A `Vcpu` is owned by its [`Domain`] and lives as long; a domain is freed only
 //! after all its vCPUs have been taken off the CPUs.
 
+use alloc::sync::Arc;
 use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -17,7 +18,8 @@ use overcast_core::addr::{GuestVirtual, MachineAddress, Mfn};
 use overcast_core::ids::{CpuId, CpuSet, VcpuId};
 use overcast_core::mm::VcpuPageTables;
 use overcast_core::msr::VcpuMsrs;
-use spin::Mutex;
+use overcast_core::sched::Unit;
+use spin::{Mutex, Once};
 use xen_abi::arch_x86::TrapInfo;
 
 use crate::arch::fpu::FpuState;
@@ -25,6 +27,7 @@ use crate::arch::memory::direct_map;
 use crate::arch::percpu;
 use crate::arch::registers::Registers;
 use crate::domain::Domain;
+use crate::schedule::VcpuRef;
 
 /// The part of `struct vcpu_info` (xen.h) that is used in place.
 #[repr(C)]
@@ -202,6 +205,8 @@ pub struct Vcpu {
     pub pauses: AtomicU32,
     /// The affinity before `SCHEDOP_pin_override`, while that is in force.
     pub pin_override: Mutex<Option<CpuSet>>,
+    /// What the scheduler knows of it.
+    pub unit: Once<Arc<Unit<VcpuRef>>>,
 }
 
 // SAFETY: see "Who may touch what" above.
@@ -273,6 +278,7 @@ impl Vcpu {
             blocked: AtomicBool::new(false),
             pauses: AtomicU32::new(0),
             pin_override: Mutex::new(None),
+            unit: Once::new(),
         }
     }
 

@@ -207,7 +207,7 @@ fn detect(options: &Options) -> Features {
         pge: bit(one.edx, 13),
         pcid: bit(one.ecx, 17),
         smep: bit(seven.ebx, 7) && options.smep,
-        smap: bit(seven.ebx, 20) && options.smap,
+        smap: bit(seven.ebx, 20) && options.smap && !ring3_returns_as_ring0(),
         umip: bit(seven.ecx, 2) && options.umip,
         fsgsbase: bit(seven.ebx, 0) && options.fsgsbase,
         mce: bit(one.edx, 7),
@@ -262,6 +262,16 @@ fn read_mxcsr_mask() -> u32 {
     }
 }
 
+/// Whether the CPU is emulated by QEMU's TCG, which (as of 7.2) does the memory
+/// accesses of IRET and far RET with the rights of ring 0 even in ring 3. With
+/// SMAP on, a PV kernel, which returns to itself by IRET, would fault there.
+fn ring3_returns_as_ring0() -> bool {
+    let hypervisor_bit = core::arch::x86_64::__cpuid(1).ecx & (1 << 31) != 0;
+    let leaf = core::arch::x86_64::__cpuid(0x4000_0000);
+    let signature = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes);
+    hypervisor_bit && signature.as_flattened() == b"TCGTCGTCGTCG"
+}
+
 /// Looks at the boot CPU. The first call decides; before it, [`features`] makes
 /// it with all options on.
 pub fn init_features(options: &Options) -> &'static Features {
@@ -286,7 +296,6 @@ pub fn cr4_base() -> u64 {
         | when(f.xsave, cr4::OSXSAVE)
         | when(f.smep, cr4::SMEP)
         | when(f.smap, cr4::SMAP)
-        | when(f.umip, cr4::UMIP)
         | when(f.fsgsbase, cr4::FSGSBASE)
 }
 
