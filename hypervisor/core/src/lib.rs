@@ -24,6 +24,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod addr;
+pub mod builder;
 pub mod error;
 pub mod ids;
 pub mod machine;
