@@ -62,6 +62,7 @@ if [ $QEMU = 1 ]; then
     say "Building"
     scripts/build.sh
     scripts/initramfs.sh shell >/dev/null
+    qemu-tests/pv/build.sh
     case " ${QEMU_ARGUMENTS[*]-} " in *--soak*) scripts/initramfs.sh debian >/dev/null ;; esac
     say "QEMU tests"
     on_host cargo run --quiet --release -p overcast-qemu-tests -- run --jobs "$JOBS" \

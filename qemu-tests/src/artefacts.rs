@@ -47,6 +47,14 @@ pub fn initramfs(variant: &str) -> Result<PathBuf, String> {
     )
 }
 
+/// The PV kernel that asks questions.
+pub fn probe() -> Result<PathBuf, String> {
+    existing(
+        root().join("build/probe"),
+        "qemu-tests/pv/build.sh builds it",
+    )
+}
+
 /// A file of the given content under `build/tests`, for tests of bad input.
 pub fn made(name: &str, content: &[u8]) -> Result<PathBuf, String> {
     let directory = root().join("build/tests");

@@ -3,6 +3,7 @@
 use crate::artefacts;
 use crate::guest_log;
 use crate::machine::{Board, Machine, System};
+use crate::oracle;
 use crate::session::Session;
 
 /// What a test does: it gets its own name, and fails with a reason.
@@ -51,6 +52,11 @@ pub fn all() -> Vec<Case> {
         case("reference-xen", |n| boots(n, linux(System::Xen)?.cpus(2))),
         case("reference-bare", |n| boots(n, linux(System::Bare)?.cpus(2))),
     ];
+    for &group in oracle::GROUPS {
+        cases.push(case(&format!("oracle-{group}"), move |n| {
+            oracle::compare(n, group)
+        }));
+    }
     for cpu in [
         "qemu64",
         "max,-smap,-smep",

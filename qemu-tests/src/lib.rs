@@ -6,6 +6,7 @@
 //! - [`session`]: a running machine
 //! - [`guest_log`]: what must not be in a guest's log
 //! - [`cases`]: the tests
+//! - [`oracle`]: the same questions to real Xen and to Overcast
 //! - [`runner`]: runs cases, some at a time
 //! - [`bench`]: what operations cost a guest, beside real Xen and bare hardware
 //!
@@ -18,5 +19,6 @@ pub mod bench;
 pub mod cases;
 pub mod guest_log;
 pub mod machine;
+pub mod oracle;
 pub mod runner;
 pub mod session;

@@ -54,6 +54,10 @@ fn is_loadable(header: &ProgramHeader) -> bool {
 impl<'a> Kernel<'a> {
     /// Parses an ELF file and checks that it is a PV kernel that may be Dom0.
     pub fn parse(file: &'a [u8]) -> Result<Self, BuildError> {
+<<<<<<< HEAD
+=======
+        check_length(file)?;
+>>>>>>> mm
         let parsed = ElfBytes::<AnyEndian>::minimal_parse(file).map_err(bad("its headers"))?;
         if parsed.ehdr.class != Class::ELF64 {
             return Err(BuildError::ThirtyTwoBit);
@@ -77,6 +81,11 @@ impl<'a> Kernel<'a> {
         for header in parsed.segments().into_iter().flatten() {
             // Some linkers left the offset of note segments 0.
             if header.p_type == abi::PT_NOTE && header.p_offset != 0 {
+<<<<<<< HEAD
+=======
+                let end = header.p_offset.saturating_add(header.p_filesz);
+                within(file, "the note segment", end)?;
+>>>>>>> mm
                 notes.add(clip(file, header.p_offset, header.p_filesz))?;
             }
         }
@@ -183,6 +192,46 @@ impl<'a> Kernel<'a> {
     }
 }
 
+<<<<<<< HEAD
+=======
+/// Whether the file reaches as far as its tables of segments and sections, which
+/// mostly stand at its two ends.
+fn check_length(file: &[u8]) -> Result<(), BuildError> {
+    let Some(header) = file.first_chunk::<64>() else {
+        return Err(BuildError::Empty);
+    };
+    let field = |offset: usize, size: usize| {
+        let bytes = header.get(offset..offset + size).unwrap_or(&[]);
+        bytes
+            .iter()
+            .rfold(0_u64, |value, &byte| (value << 8) | u64::from(byte))
+    };
+    if header.get(4) != Some(&2) {
+        return Ok(()); // The class is looked at elsewhere.
+    }
+    for (what, table, entry_size, count) in [
+        ("its table of segments", 0x20, 0x36, 0x38),
+        ("its table of sections", 0x28, 0x3a, 0x3c),
+    ] {
+        let size = field(entry_size, 2) * field(count, 2);
+        within(file, what, field(table, 8).saturating_add(size))?;
+    }
+    Ok(())
+}
+
+fn within(file: &[u8], what: &'static str, end: u64) -> Result<(), BuildError> {
+    let found = file.len() as u64;
+    if end > found {
+        return Err(BuildError::Truncated {
+            what,
+            needed: end,
+            found,
+        });
+    }
+    Ok(())
+}
+
+>>>>>>> mm
 /// The part of `offset..offset + size` that the file has.
 fn clip(file: &[u8], offset: u64, size: u64) -> &[u8] {
     let Some(rest) = usize::try_from(offset).ok().and_then(|at| file.get(at..)) else {

@@ -194,8 +194,9 @@ impl DomainMemory {
         self.pages.lock()
     }
 
-    /// Takes a page off the domain, whose last reference is gone.
-    pub(super) fn unlink(&self, frames: FrameTable<'_>, mfn: Mfn, list: PageList) {
+    /// Takes a page off the domain, whose last reference is gone. Says whether
+    /// the domain is dying.
+    pub(super) fn unlink(&self, frames: FrameTable<'_>, mfn: Mfn, list: PageList) -> bool {
         let mut pages = self.pages();
         pages.remove(frames, mfn);
         if list == PageList::Shared {
@@ -203,6 +204,7 @@ impl DomainMemory {
         } else {
             pages.total = pages.total.saturating_sub(1);
         }
+        pages.dying
     }
 }
 

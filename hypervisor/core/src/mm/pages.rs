@@ -155,8 +155,7 @@ impl<H: MmHost> Mm<H> {
             } else {
                 PageList::Pages
             };
-            domain.unlink(self.frames(), mfn, list);
-            if domain.is_dying()
+            if domain.unlink(self.frames(), mfn, list)
                 && let Some(frame) = self.host.frame(mfn)
             {
                 // The living clear what they give away; for the dead we do it.

@@ -590,7 +590,7 @@ fn a_tree_that_fails_late_is_taken_apart() {
         impl Preempt for Often {
             fn preempt_pending(&self) -> bool {
                 self.0.set(self.0.get() + 1);
-                self.0.get() % 3 == 0
+                self.0.get().is_multiple_of(3)
             }
         }
         let often = Often(core::cell::Cell::new(0));

@@ -184,7 +184,8 @@ impl<H: MmHost> Tables<'_, H> {
                     info.get_light();
                     info.page_type.fetch_or(TypeWord::PARTIAL, Ordering::AcqRel);
                 } else {
-                    // Nothing of it was kept. The stamp made room for progress.
+                    // Nothing of it was kept. Its progress may have been where
+                    // the stamp is, so the stamp is made anew.
                     info.set_stamp(self.mm.host.clock());
                     info.page_type.store(0, Ordering::Release);
                 }
