@@ -119,6 +119,7 @@ pub fn dispatch(vcpu: &Vcpu, regs: &mut Registers) {
         in_multicall: false,
     };
     let result = perform(number, &mut call);
+    crate::printk!("HC {number} {:x?} -> {result:?}", args);
     let args = call.args;
     match result {
         Ok(value) => regs.rax = value as u64,

@@ -54,10 +54,7 @@ fn is_loadable(header: &ProgramHeader) -> bool {
 impl<'a> Kernel<'a> {
     /// Parses an ELF file and checks that it is a PV kernel that may be Dom0.
     pub fn parse(file: &'a [u8]) -> Result<Self, BuildError> {
-<<<<<<< HEAD
-=======
         check_length(file)?;
->>>>>>> mm
         let parsed = ElfBytes::<AnyEndian>::minimal_parse(file).map_err(bad("its headers"))?;
         if parsed.ehdr.class != Class::ELF64 {
             return Err(BuildError::ThirtyTwoBit);
@@ -81,11 +78,8 @@ impl<'a> Kernel<'a> {
         for header in parsed.segments().into_iter().flatten() {
             // Some linkers left the offset of note segments 0.
             if header.p_type == abi::PT_NOTE && header.p_offset != 0 {
-<<<<<<< HEAD
-=======
                 let end = header.p_offset.saturating_add(header.p_filesz);
                 within(file, "the note segment", end)?;
->>>>>>> mm
                 notes.add(clip(file, header.p_offset, header.p_filesz))?;
             }
         }
@@ -192,8 +186,6 @@ impl<'a> Kernel<'a> {
     }
 }
 
-<<<<<<< HEAD
-=======
 /// Whether the file reaches as far as its tables of segments and sections, which
 /// mostly stand at its two ends.
 fn check_length(file: &[u8]) -> Result<(), BuildError> {
@@ -231,7 +223,6 @@ fn within(file: &[u8], what: &'static str, end: u64) -> Result<(), BuildError> {
     Ok(())
 }
 
->>>>>>> mm
 /// The part of `offset..offset + size` that the file has.
 fn clip(file: &[u8], offset: u64, size: u64) -> &[u8] {
     let Some(rest) = usize::try_from(offset).ok().and_then(|at| file.get(at..)) else {

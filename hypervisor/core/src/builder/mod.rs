@@ -32,12 +32,7 @@ pub mod image;
 pub mod layout;
 pub mod notes;
 pub mod populate;
-<<<<<<< HEAD
-
-
-=======
 #[cfg(test)]
 mod tests;
->>>>>>> mm
 
 pub use error::BuildError;

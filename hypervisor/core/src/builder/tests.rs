@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 //! Kernels made up for the purpose, damaged ones, and the stock kernel where it
 //! is at hand.
 
@@ -835,4 +832,3 @@ fn errors_have_messages() {
         "Dom0 has too little memory: 4096 KiB are needed at least, it has 2048 KiB (see dom0_mem=)"
     );
 }
->>>>>>> mm
