@@ -7,8 +7,9 @@
 //! | CPU features, memory, Rust heap | boot information |
 //! | command line, console as it says | heap |
 //! | ACPI tables | heap, page tables |
-//! | time | ACPI (timers) |
-//! | boot CPU's area, its stack, descriptor tables, APIC | all of the above |
+//! | local APIC | ACPI (its address) |
+//! | time | ACPI, APIC (timers) |
+//! | boot CPU's area, its stack, descriptor tables, APIC timer | all of the above |
 //! | the other CPUs | APIC, time |
 
 use alloc::vec::Vec;
@@ -96,12 +97,12 @@ pub unsafe fn start(
     });
     acpi::init(root);
     acpi::prepare_power();
-    time::init();
-    let (megahertz, kilohertz) = (time::tsc_hz() / 1_000_000, time::tsc_hz() / 1000 % 1000);
-    printk!("Detected {megahertz}.{kilohertz:03} MHz processor ({}).", time::source());
     if let Err(error) = apic::init() {
         fail(format_args!("No local APIC: {error:?}"));
     }
+    time::init();
+    let (megahertz, kilohertz) = (time::tsc_hz() / 1_000_000, time::tsc_hz() / 1000 % 1000);
+    printk!("Detected {megahertz}.{kilohertz:03} MHz processor ({}).", time::source());
     let boot_cpu = CpuId(0);
     if let Err(error) = smp::prepare_area(boot_cpu, apic::local_id()) {
         fail(format_args!("No memory for the boot CPU's area: {error:?}"));

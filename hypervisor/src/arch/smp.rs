@@ -369,6 +369,7 @@ fn start(cpu: CpuId, apic_id: u32, page: u64, l4: Mfn) -> bool {
             cpu: u64::from(cpu.0),
         });
     }
+    let online = percpu::online_count();
     STATE.store(STARTING, Ordering::SeqCst);
     AP_TSC.store(0, Ordering::SeqCst);
     let before = cpu::rdtsc();
@@ -395,17 +396,12 @@ fn start(cpu: CpuId, apic_id: u32, page: u64, l4: Mfn) -> bool {
     }
     time::check_tsc(before, AP_TSC.load(Ordering::SeqCst), cpu::rdtsc());
     // From here on the CPU runs its main; give it the same time again.
-    let online = percpu::online_count();
     let end = time::now() + START_TIMEOUT_NS;
     while percpu::online_count() == online && time::now() < end {
         tlb::serve();
         core::hint::spin_loop();
     }
-    percpu::online_count() != online || cpu_is_online(cpu)
-}
-
-fn cpu_is_online(cpu: CpuId) -> bool {
-    percpu::online_count() > cpu.0
+    percpu::online_count() != online
 }
 
 // --- calls -------------------------------------------------------------------

@@ -12,7 +12,7 @@ use overcast_core::clock::{CmosTime, NS_PER_SECOND, TscScale};
 use spin::Once;
 
 use crate::arch::cpu::{self, port};
-use crate::arch::{acpi, memory, msr};
+use crate::arch::{acpi, apic, memory, msr};
 
 #[derive(Clone, Copy)]
 struct Clock {
@@ -219,6 +219,23 @@ fn pit() -> Reference {
     }
 }
 
+/// The local APIC's timer: the emulations of QEMU and KVM count at 1 GHz. For
+/// machines without any other timer.
+fn local_apic() -> Option<Reference> {
+    if !cpu::features().hypervisor {
+        return None;
+    }
+    apic::start_counter();
+    Some(Reference {
+        name: "local APIC, taken for 1 GHz",
+        hz: 1_000_000_000 / u64::from(apic::DIVIDER),
+        mask: u32::MAX.into(),
+        window_ns: 20_000_000,
+        read: apic::read_counter,
+        place: 0,
+    })
+}
+
 /// Reads timer and TSC together: the pair whose reading took the least time of a few.
 fn sample(reference: &Reference) -> (u64, u64) {
     let mut best = (u64::MAX, 0, 0);
@@ -257,13 +274,19 @@ fn measure(reference: &Reference) -> Option<u64> {
     u64::try_from(hz).ok().filter(|&hz| hz >= 1_000_000)
 }
 
-/// Sets up system time. Needs ACPI's tables (for the timers) and the heap.
+/// Sets up system time. Needs ACPI's tables (for the timers), the local APIC and
+/// the heap.
 ///
 /// Without any timer that runs, the rate is a guess, and a warning says so.
 pub fn init() {
     let told = told_hz();
     let found = told.or_else(|| {
-        [pm_timer as fn() -> Option<Reference>, || Some(pit()), hpet]
+        [
+            pm_timer as fn() -> Option<Reference>,
+            || Some(pit()),
+            hpet,
+            local_apic,
+        ]
             .into_iter()
             .find_map(|make| {
                 let reference = make()?;
@@ -362,14 +385,9 @@ pub fn set_wallclock_base(ns: u64) {
 /// Waits, at least so long. Interrupts stay as they are.
 pub fn delay_ns(ns: u64) {
     let end = now().saturating_add(ns);
-    while now() < end && CLOCK.get().is_some() {
-        core::hint::spin_loop();
-    }
-}
-
-/// Whether the timer may be set in TSC values: not if CPUs' TSCs disagree.
-pub fn allow_tsc_deadline() -> bool {
-    !WARPED.load(Ordering::Relaxed)
+    // No PAUSE: where a first layer runs its CPUs in turns, each would end this
+    // CPU's turn, and short delays would take long.
+    while now() < end && CLOCK.get().is_some() {}
 }
 
 /// The rate of the local APICs' bus, if the first layer tells it.
