@@ -195,7 +195,11 @@ pub fn prepare_area(cpu: CpuId, apic_id: u32) -> Result<Area> {
     }
     let base = percpu::area_base(cpu);
     for offset in percpu::stack_page_offsets() {
-        paging::map(base + offset, memory::alloc_zeroed()?, PageFlags::READ_WRITE)?;
+        paging::map(
+            base + offset,
+            memory::alloc_zeroed()?,
+            PageFlags::READ_WRITE,
+        )?;
     }
     let area = Area {
         gdt: memory::alloc_zeroed()?,
@@ -252,7 +256,11 @@ fn trampoline_tables(page: u64) -> Result<Mfn> {
         link(parent, index, child.address().0 | PageFlags::TABLE.bits());
         parent = child;
     }
-    link(parent, page >> 12, page | PageFlags::READ_EXECUTE.bits() & !PageFlags::GLOBAL.bits());
+    link(
+        parent,
+        page >> 12,
+        page | PageFlags::READ_EXECUTE.bits() & !PageFlags::GLOBAL.bits(),
+    );
     for (slot, value) in paging::hypervisor_slots().into_iter().enumerate() {
         link(l4, (paging::FIRST_SLOT + slot) as u64, value);
     }
@@ -274,7 +282,10 @@ fn free_trampoline_tables(l4: Mfn, page: u64) {
 /// A page of RAM below 640 KiB for the trampoline. The first is left alone:
 /// firmware keeps things there.
 fn trampoline_page() -> Option<u64> {
-    (1..0xa0).rev().find(|&n| Machine.frame(Mfn(n)).is_some()).map(|n| n << 12)
+    (1..0xa0)
+        .rev()
+        .find(|&n| Machine.frame(Mfn(n)).is_some())
+        .map(|n| n << 12)
 }
 
 extern "sysv64" fn secondary_entry(cpu: u64) -> ! {
@@ -301,10 +312,7 @@ pub fn start_all(max_cpus: u32, main: SecondaryMain) {
         return;
     };
     let own = apic::local_id();
-    let wanted = madt
-        .cpus
-        .iter()
-        .filter(|cpu| cpu.enabled && cpu.id != own);
+    let wanted = madt.cpus.iter().filter(|cpu| cpu.enabled && cpu.id != own);
     let limit = max_cpus.min(MAX_CPUS as u32);
     if limit <= 1 {
         return;
@@ -448,7 +456,11 @@ pub fn call_function(cpus: &CpuSet, function: fn(u64), argument: u64) {
                 apic::send_ipi(cpu, apic::VECTOR_CALL);
             }
         }
-        while CALL.pending.iter().any(|word| word.load(Ordering::SeqCst) != 0) {
+        while CALL
+            .pending
+            .iter()
+            .any(|word| word.load(Ordering::SeqCst) != 0)
+        {
             tlb::serve();
             core::hint::spin_loop();
         }

@@ -197,14 +197,16 @@ fn hpet() -> Option<Reference> {
         u64::from(period)
     };
     // At most 100 ns a tick (IA-PC HPET specification, 2.3.4).
-    (100_000..=100_000_000).contains(&period_fs).then(|| Reference {
-        name: "HPET",
-        hz: 1_000_000_000_000_000 / period_fs,
-        mask: u32::MAX.into(),
-        window_ns: 20_000_000,
-        read: read_hpet,
-        place: base,
-    })
+    (100_000..=100_000_000)
+        .contains(&period_fs)
+        .then(|| Reference {
+            name: "HPET",
+            hz: 1_000_000_000_000_000 / period_fs,
+            mask: u32::MAX.into(),
+            window_ns: 20_000_000,
+            read: read_hpet,
+            place: base,
+        })
 }
 
 fn pit() -> Reference {
@@ -287,11 +289,11 @@ pub fn init() {
             hpet,
             local_apic,
         ]
-            .into_iter()
-            .find_map(|make| {
-                let reference = make()?;
-                Some((measure(&reference)?, reference.name))
-            })
+        .into_iter()
+        .find_map(|make| {
+            let reference = make()?;
+            Some((measure(&reference)?, reference.name))
+        })
     });
     let (hz, source) = found.unwrap_or_else(|| {
         log::error!("Time: no timer to measure the TSC against; taking it for 1 GHz");
@@ -323,9 +325,7 @@ pub fn now() -> u64 {
     let Some(clock) = CLOCK.get() else {
         return 0;
     };
-    let ns = clock
-        .scale
-        .to_ns(cpu::rdtsc().saturating_sub(clock.start));
+    let ns = clock.scale.to_ns(cpu::rdtsc().saturating_sub(clock.start));
     if WARPED.load(Ordering::Relaxed) {
         return LATEST.fetch_max(ns, Ordering::AcqRel).max(ns);
     }
