@@ -452,7 +452,7 @@ pub fn route_serial(irq: u8) -> bool {
     SERIAL_BY_8259.store(true, Ordering::Release);
     write(reg::LVT_LINT0, LVT_EXTINT);
     // SAFETY: unmasks one line, whose interrupt is handled.
-    unsafe { port::outb(0x21, 0xff & !(1 << irq)) };
+    unsafe { port::outb(0x21, !(1u8 << irq)) };
     true
 }
 

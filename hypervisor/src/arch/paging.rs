@@ -215,7 +215,8 @@ fn leaf(mfn: Mfn, flags: PageFlags) -> u64 {
 }
 
 fn is_hypervisor_address(va: u64) -> bool {
-    (M2P_BASE..M2P_BASE + ((SLOTS as u64) << 39)).contains(&va) && va % PAGE_SIZE as u64 == 0
+    (M2P_BASE..M2P_BASE + ((SLOTS as u64) << 39)).contains(&va)
+        && va.is_multiple_of(PAGE_SIZE as u64)
 }
 
 /// Maps a page of the level (1: 4 KiB, 2: 2 MiB, 3: 1 GiB) at `va`, which must
@@ -226,7 +227,10 @@ fn is_hypervisor_address(va: u64) -> bool {
 /// the address is not the hypervisor's or not aligned.
 pub fn map_level(va: u64, mfn: Mfn, flags: PageFlags, level: u32) -> Result<()> {
     let size = (PAGE_SIZE as u64) << (9 * (level - 1));
-    if !is_hypervisor_address(va) || va % size != 0 || mfn.address().0 % size != 0 {
+    if !is_hypervisor_address(va)
+        || !va.is_multiple_of(size)
+        || !mfn.address().0.is_multiple_of(size)
+    {
         return Err(Error::Invalid);
     }
     let _guard = LOCK.lock();

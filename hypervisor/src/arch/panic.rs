@@ -81,7 +81,7 @@ fn finish() -> ! {
 
 /// Reads a word of the hypervisor's memory, if it is mapped.
 fn peek(address: u64) -> Option<u64> {
-    if address % 8 != 0 {
+    if !address.is_multiple_of(8) {
         return None;
     }
     paging::translate(address)?;
