@@ -159,6 +159,10 @@ pub fn init_this() {
     write(reg::TIMER_INITIAL, 0);
     if DEADLINE.load(Ordering::Relaxed) {
         write(reg::LVT_TIMER, LVT_TSC_DEADLINE | u32::from(VECTOR_TIMER));
+        // The mode is to be in force before the first deadline (Intel SDM
+        // volume 3, 10.5.4.1).
+        // SAFETY: a fence changes nothing.
+        unsafe { core::arch::asm!("mfence", options(nostack, preserves_flags)) };
     } else {
         write(reg::LVT_TIMER, u32::from(VECTOR_TIMER));
     }
