@@ -7,8 +7,9 @@
 //! | CPU features, memory, Rust heap | boot information |
 //! | command line, console as it says | heap |
 //! | ACPI tables | heap, page tables |
-//! | time | ACPI (timers) |
-//! | boot CPU's area, its stack, descriptor tables, APIC | all of the above |
+//! | local APIC | ACPI (its address) |
+//! | time | ACPI, APIC (timers) |
+//! | boot CPU's area, its stack, descriptor tables, APIC timer | all of the above |
 //! | the other CPUs | APIC, time |
 
 use alloc::vec::Vec;
@@ -21,7 +22,7 @@ use spin::Once;
 
 use crate::arch::memory::{Machine, Range};
 use crate::arch::{
-    acpi, apic, console, cpu, descriptors, heap, memory, panic, paging, percpu, serial, smp, time,
+    acpi, apic, console, cpu, descriptors, heap, memory, paging, panic, percpu, serial, smp, time,
     tlb,
 };
 use crate::{boot, printk};
@@ -96,12 +97,15 @@ pub unsafe fn start(
     });
     acpi::init(root);
     acpi::prepare_power();
-    time::init();
-    let (megahertz, kilohertz) = (time::tsc_hz() / 1_000_000, time::tsc_hz() / 1000 % 1000);
-    printk!("Detected {megahertz}.{kilohertz:03} MHz processor ({}).", time::source());
     if let Err(error) = apic::init() {
         fail(format_args!("No local APIC: {error:?}"));
     }
+    time::init();
+    let (megahertz, kilohertz) = (time::tsc_hz() / 1_000_000, time::tsc_hz() / 1000 % 1000);
+    printk!(
+        "Detected {megahertz}.{kilohertz:03} MHz processor ({}).",
+        time::source()
+    );
     let boot_cpu = CpuId(0);
     if let Err(error) = smp::prepare_area(boot_cpu, apic::local_id()) {
         fail(format_args!("No memory for the boot CPU's area: {error:?}"));
@@ -217,7 +221,29 @@ fn early_cpu_options(line: &str) -> cpu::Options {
     }
 }
 
+/// `mem=`: RAM from this address on is not used.
+fn early_memory_limit(line: &str) -> Option<u64> {
+    let given = line
+        .split_ascii_whitespace()
+        .filter_map(|word| word.strip_prefix("mem="))
+        .next_back()?;
+    let end = given
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(given.len());
+    let (digits, suffix) = given.split_at_checked(end)?;
+    let shift = match suffix.as_bytes() {
+        b"" | b"k" | b"K" => 10,
+        b"m" | b"M" => 20,
+        b"g" | b"G" => 30,
+        b"t" | b"T" => 40,
+        b"b" | b"B" => 0,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
 fn init_memory(info: &BootInfo, frame_info_size: usize) -> overcast_core::error::Result<()> {
+    let limit = early_memory_limit(info.command_line()).unwrap_or(u64::MAX);
     // Fixed room: there is no heap yet.
     let mut ram = [Range::default(); overcast_boot::MAX_RANGES];
     let mut count = 0;
@@ -226,7 +252,7 @@ fn init_memory(info: &BootInfo, frame_info_size: usize) -> overcast_core::error:
         .iter()
         .filter(|range| range.kind == RangeKind::Ram);
     for (slot, range) in ram.iter_mut().zip(usable) {
-        *slot = Range::new(range.start, range.end);
+        *slot = Range::new(range.start, range.end.min(limit));
         count += 1;
     }
     let mut reserved = [Range::default(); overcast_boot::MAX_MODULES];
@@ -286,7 +312,12 @@ fn line_control(com: &cmdline::SerialPort) -> u8 {
 fn print_memory_map(info: &BootInfo) {
     printk!("Physical memory map:");
     for range in info.memory_map() {
-        printk!(" [{:016x}, {:016x}] ({})", range.start, range.end.saturating_sub(1), range.kind.name());
+        printk!(
+            " [{:016x}, {:016x}] ({})",
+            range.start,
+            range.end.saturating_sub(1),
+            range.kind.name()
+        );
     }
     let heap_frames = memory::heap().free_frames();
     printk!(
@@ -297,12 +328,19 @@ fn print_memory_map(info: &BootInfo) {
     );
     log::info!(
         "Direct map: {} pages; hypervisor L4 at {:?}; Rust heap {:?}",
-        if cpu::features().pages_1g { "1 GiB" } else { "2 MiB" },
+        if cpu::features().pages_1g {
+            "1 GiB"
+        } else {
+            "2 MiB"
+        },
         paging::idle_l4(),
         heap::usage()
     );
     let modules: Vec<_> = info.modules().iter().map(|m| (m.start, m.end)).collect();
     for (start, end) in modules {
-        log::info!("Module at {start:#x}, {} KiB", end.saturating_sub(start) >> 10);
+        log::info!(
+            "Module at {start:#x}, {} KiB",
+            end.saturating_sub(start) >> 10
+        );
     }
 }

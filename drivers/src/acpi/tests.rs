@@ -46,7 +46,7 @@ fn madt_body() -> Vec<u8> {
     body.extend([2, 10, 0, 9, 9, 0, 0, 0, 0x0d, 0]);
     body.extend([4, 6, 0xff, 0, 0, 1]);
     // An x2APIC entry of a CPU listed already, and one of a new CPU.
-    body.extend([9, 16, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]);
+    body.extend([9, 16, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 77, 0, 0, 0]);
     body.extend([9, 16, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0]);
     body
 }

@@ -56,7 +56,7 @@ impl TscScale {
     /// least `ns`, so that a timer set by it is never early. Saturates.
     pub const fn to_ticks(self, ns: u64) -> u64 {
         // ceil(ns * 2^32 / mul), then undo the shift, rounding up as well.
-        let scaled = (((ns as u128) << 32) + (self.mul as u128 - 1)) / self.mul as u128;
+        let scaled = ((ns as u128) << 32).div_ceil(self.mul as u128);
         let ticks = if self.shift < 0 {
             scaled << self.shift.unsigned_abs()
         } else {

@@ -227,9 +227,8 @@ pub fn power_off() {
             }
         }
     }
-    let word = |port: u16, kind: u8| {
-        (port::inw(port) & !(7 << 10)) | u16::from(kind) << 10 | SLP_EN
-    };
+    let word =
+        |port: u16, kind: u8| (port::inw(port) & !(7 << 10)) | u16::from(kind) << 10 | SLP_EN;
     // SAFETY: PM1 control registers, as the tables say; the machine goes off.
     unsafe {
         port::outw(control, word(control, kind_a));

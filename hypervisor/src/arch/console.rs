@@ -455,7 +455,10 @@ pub fn press(key: u8) {
 }
 
 fn show_help(key: u8) {
-    crate::printk!("'{}' pressed -> showing installed handlers", char::from(key));
+    crate::printk!(
+        "'{}' pressed -> showing installed handlers",
+        char::from(key)
+    );
     for key in 0..128u8 {
         let found = KEYS.lock().get(usize::from(key)).copied().flatten();
         if let Some((_, description)) = found {

@@ -309,8 +309,7 @@ pub unsafe fn write_cr4(value: u64) {
 }
 
 /// The CR0 that the hypervisor runs with (TS is set and cleared as it goes).
-pub const CR0_BASE: u64 =
-    cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG;
+pub const CR0_BASE: u64 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG;
 
 /// Sets up control registers, feature MSRs and the FPU of this CPU. Needs
 /// [`init_features`]; runs on each CPU, before it runs guests.
@@ -433,7 +432,9 @@ pub mod port {
         let value: u8;
         // SAFETY: the callers name ports of devices that they own; no such
         // device writes memory on a read.
-        unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags)) };
+        unsafe {
+            asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags))
+        };
         value
     }
 
@@ -441,7 +442,9 @@ pub mod port {
     pub fn inl(port: u16) -> u32 {
         let value: u32;
         // SAFETY: as `inb`.
-        unsafe { asm!("in eax, dx", in("dx") port, out("eax") value, options(nomem, nostack, preserves_flags)) };
+        unsafe {
+            asm!("in eax, dx", in("dx") port, out("eax") value, options(nomem, nostack, preserves_flags))
+        };
         value
     }
 
@@ -449,7 +452,9 @@ pub mod port {
     pub fn inw(port: u16) -> u16 {
         let value: u16;
         // SAFETY: as `inb`.
-        unsafe { asm!("in ax, dx", in("dx") port, out("ax") value, options(nomem, nostack, preserves_flags)) };
+        unsafe {
+            asm!("in ax, dx", in("dx") port, out("ax") value, options(nomem, nostack, preserves_flags))
+        };
         value
     }
 
@@ -459,7 +464,9 @@ pub mod port {
     /// The device does not reach into the hypervisor's memory because of it.
     pub unsafe fn outb(port: u16, value: u8) {
         // SAFETY: the caller's promise.
-        unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) };
+        unsafe {
+            asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags))
+        };
     }
 
     /// Writes 16 bits.
@@ -468,7 +475,9 @@ pub mod port {
     /// As [`outb`].
     pub unsafe fn outw(port: u16, value: u16) {
         // SAFETY: the caller's promise.
-        unsafe { asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack, preserves_flags)) };
+        unsafe {
+            asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack, preserves_flags))
+        };
     }
 
     /// Writes 32 bits.
@@ -477,7 +486,9 @@ pub mod port {
     /// As [`outb`].
     pub unsafe fn outl(port: u16, value: u32) {
         // SAFETY: the caller's promise.
-        unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags)) };
+        unsafe {
+            asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags))
+        };
     }
 
     /// Writes all of `bytes` to one port, in one instruction.

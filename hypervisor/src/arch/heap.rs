@@ -1,16 +1,18 @@
 //! The Rust heap: the global allocator, which grows by mapping more frames.
 //!
-//! Not for interrupt handlers: they take no locks, and this is one.
+//! Not for interrupt handlers: they take no locks, and this is one. Growing may
+//! wait for other CPUs' TLBs, so whoever waits for the lock serves flushes.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 
 use linked_list_allocator::Heap;
 use overcast_core::addr::Mfn;
-use spin::Mutex;
+use spin::mutex::SpinMutex;
 
 use crate::arch::memory;
 use crate::arch::paging::{self, PageFlags, SIZE_2M};
+use crate::arch::tlb::Serve;
 
 struct Growing {
     heap: Heap,
@@ -18,10 +20,10 @@ struct Growing {
     end: u64,
 }
 
-struct Allocator(Mutex<Growing>);
+struct Allocator(SpinMutex<Growing, Serve>);
 
 #[global_allocator]
-static ALLOCATOR: Allocator = Allocator(Mutex::new(Growing {
+static ALLOCATOR: Allocator = Allocator(SpinMutex::new(Growing {
     heap: Heap::empty(),
     end: 0,
 }));

@@ -157,10 +157,7 @@ pub fn image() -> Range {
 
 /// The virtual addresses of the image's code.
 pub fn text() -> Range {
-    Range::new(
-        &raw const __text_start as u64,
-        &raw const __text_end as u64,
-    )
+    Range::new(&raw const __text_start as u64, &raw const __text_end as u64)
 }
 
 impl Memory for Machine {
@@ -250,7 +247,13 @@ pub fn init(ram: &[Range], reserved: &[Range], frame_info_size: usize) -> Result
     let layout = LAYOUT.call_once(|| layout);
 
     let frames = layout.end.0;
-    make_table(layout, paging::M2P_ALIAS_BASE, 8, 0xff, Some(paging::M2P_BASE))?;
+    make_table(
+        layout,
+        paging::M2P_ALIAS_BASE,
+        8,
+        0xff,
+        Some(paging::M2P_BASE),
+    )?;
     M2P_ENTRIES.store(frames, Ordering::Release);
     let info = frame_info_size as u64;
     make_table(layout, paging::FRAME_TABLE_BASE, info, 0, None)?;
@@ -341,7 +344,11 @@ fn make_table(
     fill: u8,
     guest_view: Option<u64>,
 ) -> Result<()> {
-    let extent = layout.end.0.checked_mul(entry_size).ok_or(Error::NoMemory)?;
+    let extent = layout
+        .end
+        .0
+        .checked_mul(entry_size)
+        .ok_or(Error::NoMemory)?;
     let ranges = layout.ranges.get(..layout.count).unwrap_or_default();
     let new_page = || {
         let address = EARLY.lock().take(SIZE_2M, SIZE_2M, u64::MAX)?;

@@ -29,9 +29,10 @@ use overcast_core::addr::{MachineAddress, Mfn, PAGE_SIZE};
 use overcast_core::error::{Error, Result};
 use overcast_core::ids::CpuSet;
 use overcast_core::machine::Tlb;
-use spin::Mutex;
+use spin::mutex::SpinMutex;
 
 use crate::arch::memory::{self, Machine};
+use crate::arch::tlb::Serve;
 
 /// First address of the machine-to-phys table (`MACH2PHYS_VIRT_START`, xen/arch-x86/xen-x86_64.h).
 pub const M2P_BASE: u64 = 0xffff_8000_0000_0000;
@@ -79,8 +80,8 @@ bitflags! {
         const GLOBAL = 1 << 8;
         const NO_EXECUTE = 1 << 63;
 
-        /// A table: rights are decided by the leaves.
-        const TABLE = (1 << 0) | (1 << 1) | (1 << 2) | (1 << 5);
+        /// A table of the hypervisor's.
+        const TABLE = (1 << 0) | (1 << 1) | (1 << 5);
         /// Constants.
         const READ_ONLY = (1 << 0) | (1 << 5) | (1 << 8) | (1 << 63);
         /// Data.
@@ -106,7 +107,8 @@ static TABLE_OFFSET: AtomicU64 = AtomicU64::new(0);
 /// Flags that this CPU model can express: NO_EXECUTE and GLOBAL may be missing.
 static SUPPORTED: AtomicU64 = AtomicU64::new(!PageFlags::NO_EXECUTE.bits());
 static IDLE_L4: AtomicU64 = AtomicU64::new(0);
-static LOCK: Mutex<()> = Mutex::new(());
+/// Held while frames for tables are allocated, which may wait for other CPUs' TLBs.
+static LOCK: SpinMutex<(), Serve> = SpinMutex::new(());
 
 /// Says whether the no-execute bit exists. Called once, before any mapping.
 pub fn set_no_execute(supported: bool) {
@@ -163,14 +165,23 @@ pub fn init(direct_map_end: u64) -> Result<()> {
         let used = slot == 0 || slot == 5 || (start >= direct && start - direct < direct_map_end);
         if used {
             let l3 = new_table()?;
-            entries[FIRST_SLOT + slot].store(
-                l3.address().0 | PageFlags::TABLE.bits(),
-                Ordering::Release,
-            );
+            let flags = table_flags(M2P_BASE + start);
+            entries[FIRST_SLOT + slot].store(l3.address().0 | flags, Ordering::Release);
         }
     }
     IDLE_L4.store(l4.0, Ordering::Release);
     Ok(())
+}
+
+/// Flags of the entries that lead to tables for `va`: guests get through to the
+/// machine-to-phys table's slot only.
+fn table_flags(va: u64) -> u64 {
+    let user = if va < M2P_BASE + (1 << 39) {
+        PageFlags::USER
+    } else {
+        PageFlags::empty()
+    };
+    (PageFlags::TABLE | user).bits()
 }
 
 fn index(va: u64, level: u32) -> usize {
@@ -189,7 +200,7 @@ fn entry_of(va: u64, level: u32, create: bool) -> Result<Option<&'static AtomicU
             if !create || at == 4 {
                 return Ok(None);
             }
-            value = new_table()?.address().0 | PageFlags::TABLE.bits();
+            value = new_table()?.address().0 | table_flags(va);
             entry.store(value, Ordering::Release);
         } else if value & PageFlags::LARGE.bits() != 0 && at < 4 {
             return Ok(None);
@@ -204,7 +215,8 @@ fn leaf(mfn: Mfn, flags: PageFlags) -> u64 {
 }
 
 fn is_hypervisor_address(va: u64) -> bool {
-    (M2P_BASE..M2P_BASE + ((SLOTS as u64) << 39)).contains(&va) && va % PAGE_SIZE as u64 == 0
+    (M2P_BASE..M2P_BASE + ((SLOTS as u64) << 39)).contains(&va)
+        && va.is_multiple_of(PAGE_SIZE as u64)
 }
 
 /// Maps a page of the level (1: 4 KiB, 2: 2 MiB, 3: 1 GiB) at `va`, which must
@@ -215,7 +227,10 @@ fn is_hypervisor_address(va: u64) -> bool {
 /// the address is not the hypervisor's or not aligned.
 pub fn map_level(va: u64, mfn: Mfn, flags: PageFlags, level: u32) -> Result<()> {
     let size = (PAGE_SIZE as u64) << (9 * (level - 1));
-    if !is_hypervisor_address(va) || va % size != 0 || mfn.address().0 % size != 0 {
+    if !is_hypervisor_address(va)
+        || !va.is_multiple_of(size)
+        || !mfn.address().0.is_multiple_of(size)
+    {
         return Err(Error::Invalid);
     }
     let _guard = LOCK.lock();

@@ -81,7 +81,7 @@ fn finish() -> ! {
 
 /// Reads a word of the hypervisor's memory, if it is mapped.
 fn peek(address: u64) -> Option<u64> {
-    if address % 8 != 0 {
+    if !address.is_multiple_of(8) {
         return None;
     }
     paging::translate(address)?;
@@ -100,11 +100,36 @@ fn print_registers(regs: &Registers) {
         regs.vector,
         regs.error_code
     );
-    crate::printk!("rax: {:016x}   rbx: {:016x}   rcx: {:016x}", regs.rax, regs.rbx, regs.rcx);
-    crate::printk!("rdx: {:016x}   rsi: {:016x}   rdi: {:016x}", regs.rdx, regs.rsi, regs.rdi);
-    crate::printk!("rbp: {:016x}   rsp: {:016x}   r8:  {:016x}", regs.rbp, regs.rsp, regs.r8);
-    crate::printk!("r9:  {:016x}   r10: {:016x}   r11: {:016x}", regs.r9, regs.r10, regs.r11);
-    crate::printk!("r12: {:016x}   r13: {:016x}   r14: {:016x}", regs.r12, regs.r13, regs.r14);
+    crate::printk!(
+        "rax: {:016x}   rbx: {:016x}   rcx: {:016x}",
+        regs.rax,
+        regs.rbx,
+        regs.rcx
+    );
+    crate::printk!(
+        "rdx: {:016x}   rsi: {:016x}   rdi: {:016x}",
+        regs.rdx,
+        regs.rsi,
+        regs.rdi
+    );
+    crate::printk!(
+        "rbp: {:016x}   rsp: {:016x}   r8:  {:016x}",
+        regs.rbp,
+        regs.rsp,
+        regs.r8
+    );
+    crate::printk!(
+        "r9:  {:016x}   r10: {:016x}   r11: {:016x}",
+        regs.r9,
+        regs.r10,
+        regs.r11
+    );
+    crate::printk!(
+        "r12: {:016x}   r13: {:016x}   r14: {:016x}",
+        regs.r12,
+        regs.r13,
+        regs.r14
+    );
     crate::printk!("r15: {:016x}   cr3: {cr3:016x}   cr4: {cr4:016x}", regs.r15);
     crate::printk!("cr2: {cr2:016x}   ss:  {:04x}", regs.ss & 0xffff);
 }
@@ -201,7 +226,9 @@ pub fn bug(reason: &str) -> ! {
 fn die(reason: fmt::Arguments<'_>) -> ! {
     let rbp: u64;
     // SAFETY: reads a register only.
-    unsafe { core::arch::asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack, preserves_flags))
+    };
     begin();
     crate::printk!("");
     crate::printk!("----[ Overcast {}  x86_64 ]----", env!("CARGO_PKG_VERSION"));

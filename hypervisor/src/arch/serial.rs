@@ -149,14 +149,28 @@ pub fn send(bytes: &[u8]) {
 /// Takes what was received from the UART into the ring.
 fn receive() {
     let base = BASE.load(Ordering::Acquire);
-    if base == 0 || RECEIVED.busy.swap(true, Ordering::Acquire) {
+    if base == 0 {
         return;
     }
-    // Bounded: a UART that always has data is not one.
-    for _ in 0..256 {
+    // The interrupt comes once for all that waits. Whoever finds another CPU
+    // (or itself, below the interrupt) busy leaves the rest to it, so whoever
+    // was busy looks again afterwards.
+    while !RECEIVED.busy.swap(true, Ordering::SeqCst) {
+        drain(base);
+        RECEIVED.busy.store(false, Ordering::SeqCst);
         let status = inb(base + reg::LINE_STATUS);
         if status == 0xff || status & LSR_DATA_READY == 0 {
-            break;
+            return;
+        }
+    }
+}
+
+fn drain(base: u16) {
+    // Bounded: a UART that always has data is not one.
+    for _ in 0..4096 {
+        let status = inb(base + reg::LINE_STATUS);
+        if status == 0xff || status & LSR_DATA_READY == 0 {
+            return;
         }
         let byte = inb(base + reg::DATA);
         let produced = RECEIVED.produced.load(Ordering::Relaxed);
@@ -171,7 +185,8 @@ fn receive() {
                 .store(produced.wrapping_add(1), Ordering::Release);
         }
     }
-    RECEIVED.busy.store(false, Ordering::Release);
+    // It goes on for ever: no UART.
+    BASE.store(0, Ordering::Release);
 }
 
 /// The interrupt handler's part: takes what was received.

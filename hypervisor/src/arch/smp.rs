@@ -203,7 +203,11 @@ pub fn prepare_area(cpu: CpuId, apic_id: u32) -> Result<Area> {
     }
     let base = percpu::area_base(cpu);
     for offset in percpu::stack_page_offsets() {
-        paging::map(base + offset, memory::alloc_zeroed()?, PageFlags::READ_WRITE)?;
+        paging::map(
+            base + offset,
+            memory::alloc_zeroed()?,
+            PageFlags::READ_WRITE,
+        )?;
     }
     let area = Area {
         gdt: memory::alloc_zeroed()?,
@@ -260,7 +264,11 @@ fn trampoline_tables(page: u64) -> Result<Mfn> {
         link(parent, index, child.address().0 | PageFlags::TABLE.bits());
         parent = child;
     }
-    link(parent, page >> 12, page | PageFlags::READ_EXECUTE.bits() & !PageFlags::GLOBAL.bits());
+    link(
+        parent,
+        page >> 12,
+        page | PageFlags::READ_EXECUTE.bits() & !PageFlags::GLOBAL.bits(),
+    );
     for (slot, value) in paging::hypervisor_slots().into_iter().enumerate() {
         link(l4, (paging::FIRST_SLOT + slot) as u64, value);
     }
@@ -282,7 +290,10 @@ fn free_trampoline_tables(l4: Mfn, page: u64) {
 /// A page of RAM below 640 KiB for the trampoline. The first is left alone:
 /// firmware keeps things there.
 fn trampoline_page() -> Option<u64> {
-    (1..0xa0).rev().find(|&n| Machine.frame(Mfn(n)).is_some()).map(|n| n << 12)
+    (1..0xa0)
+        .rev()
+        .find(|&n| Machine.frame(Mfn(n)).is_some())
+        .map(|n| n << 12)
 }
 
 extern "sysv64" fn secondary_entry(cpu: u64) -> ! {
@@ -309,10 +320,7 @@ pub fn start_all(max_cpus: u32, main: SecondaryMain) {
         return;
     };
     let own = apic::local_id();
-    let wanted = madt
-        .cpus
-        .iter()
-        .filter(|cpu| cpu.enabled && cpu.id != own);
+    let wanted = madt.cpus.iter().filter(|cpu| cpu.enabled && cpu.id != own);
     let limit = max_cpus.min(MAX_CPUS as u32);
     if limit <= 1 {
         return;
@@ -377,6 +385,7 @@ fn start(cpu: CpuId, apic_id: u32, page: u64, l4: Mfn) -> bool {
             cpu: u64::from(cpu.0),
         });
     }
+    let online = percpu::online_count();
     STATE.store(STARTING, Ordering::SeqCst);
     AP_TSC.store(0, Ordering::SeqCst);
     let before = cpu::rdtsc();
@@ -403,17 +412,12 @@ fn start(cpu: CpuId, apic_id: u32, page: u64, l4: Mfn) -> bool {
     }
     time::check_tsc(before, AP_TSC.load(Ordering::SeqCst), cpu::rdtsc());
     // From here on the CPU runs its main; give it the same time again.
-    let online = percpu::online_count();
     let end = time::now() + START_TIMEOUT_NS;
     while percpu::online_count() == online && time::now() < end {
         tlb::serve();
         core::hint::spin_loop();
     }
-    percpu::online_count() != online || cpu_is_online(cpu)
-}
-
-fn cpu_is_online(cpu: CpuId) -> bool {
-    percpu::online_count() > cpu.0
+    percpu::online_count() != online
 }
 
 // --- calls -------------------------------------------------------------------
@@ -460,7 +464,11 @@ pub fn call_function(cpus: &CpuSet, function: fn(u64), argument: u64) {
                 apic::send_ipi(cpu, apic::VECTOR_CALL);
             }
         }
-        while CALL.pending.iter().any(|word| word.load(Ordering::SeqCst) != 0) {
+        while CALL
+            .pending
+            .iter()
+            .any(|word| word.load(Ordering::SeqCst) != 0)
+        {
             tlb::serve();
             core::hint::spin_loop();
         }

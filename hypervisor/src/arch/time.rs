@@ -12,7 +12,7 @@ use overcast_core::clock::{CmosTime, NS_PER_SECOND, TscScale};
 use spin::Once;
 
 use crate::arch::cpu::{self, port};
-use crate::arch::{acpi, memory, msr};
+use crate::arch::{acpi, apic, memory, msr};
 
 #[derive(Clone, Copy)]
 struct Clock {
@@ -197,14 +197,16 @@ fn hpet() -> Option<Reference> {
         u64::from(period)
     };
     // At most 100 ns a tick (IA-PC HPET specification, 2.3.4).
-    (100_000..=100_000_000).contains(&period_fs).then(|| Reference {
-        name: "HPET",
-        hz: 1_000_000_000_000_000 / period_fs,
-        mask: u32::MAX.into(),
-        window_ns: 20_000_000,
-        read: read_hpet,
-        place: base,
-    })
+    (100_000..=100_000_000)
+        .contains(&period_fs)
+        .then(|| Reference {
+            name: "HPET",
+            hz: 1_000_000_000_000_000 / period_fs,
+            mask: u32::MAX.into(),
+            window_ns: 20_000_000,
+            read: read_hpet,
+            place: base,
+        })
 }
 
 fn pit() -> Reference {
@@ -217,6 +219,23 @@ fn pit() -> Reference {
         read: read_pit,
         place: 0,
     }
+}
+
+/// The local APIC's timer: the emulations of QEMU and KVM count at 1 GHz. For
+/// machines without any other timer.
+fn local_apic() -> Option<Reference> {
+    if !cpu::features().hypervisor {
+        return None;
+    }
+    apic::start_counter();
+    Some(Reference {
+        name: "local APIC, taken for 1 GHz",
+        hz: 1_000_000_000 / u64::from(apic::DIVIDER),
+        mask: u32::MAX.into(),
+        window_ns: 20_000_000,
+        read: apic::read_counter,
+        place: 0,
+    })
 }
 
 /// Reads timer and TSC together: the pair whose reading took the least time of a few.
@@ -257,18 +276,24 @@ fn measure(reference: &Reference) -> Option<u64> {
     u64::try_from(hz).ok().filter(|&hz| hz >= 1_000_000)
 }
 
-/// Sets up system time. Needs ACPI's tables (for the timers) and the heap.
+/// Sets up system time. Needs ACPI's tables (for the timers), the local APIC and
+/// the heap.
 ///
 /// Without any timer that runs, the rate is a guess, and a warning says so.
 pub fn init() {
     let told = told_hz();
     let found = told.or_else(|| {
-        [pm_timer as fn() -> Option<Reference>, || Some(pit()), hpet]
-            .into_iter()
-            .find_map(|make| {
-                let reference = make()?;
-                Some((measure(&reference)?, reference.name))
-            })
+        [
+            pm_timer as fn() -> Option<Reference>,
+            || Some(pit()),
+            hpet,
+            local_apic,
+        ]
+        .into_iter()
+        .find_map(|make| {
+            let reference = make()?;
+            Some((measure(&reference)?, reference.name))
+        })
     });
     let (hz, source) = found.unwrap_or_else(|| {
         log::error!("Time: no timer to measure the TSC against; taking it for 1 GHz");
@@ -300,9 +325,7 @@ pub fn now() -> u64 {
     let Some(clock) = CLOCK.get() else {
         return 0;
     };
-    let ns = clock
-        .scale
-        .to_ns(cpu::rdtsc().saturating_sub(clock.start));
+    let ns = clock.scale.to_ns(cpu::rdtsc().saturating_sub(clock.start));
     if WARPED.load(Ordering::Relaxed) {
         return LATEST.fetch_max(ns, Ordering::AcqRel).max(ns);
     }
@@ -362,14 +385,9 @@ pub fn set_wallclock_base(ns: u64) {
 /// Waits, at least so long. Interrupts stay as they are.
 pub fn delay_ns(ns: u64) {
     let end = now().saturating_add(ns);
-    while now() < end && CLOCK.get().is_some() {
-        core::hint::spin_loop();
-    }
-}
-
-/// Whether the timer may be set in TSC values: not if CPUs' TSCs disagree.
-pub fn allow_tsc_deadline() -> bool {
-    !WARPED.load(Ordering::Relaxed)
+    // No PAUSE: where a first layer runs its CPUs in turns, each would end this
+    // CPU's turn, and short delays would take long.
+    while now() < end && CLOCK.get().is_some() {}
 }
 
 /// The rate of the local APICs' bus, if the first layer tells it.

@@ -17,7 +17,7 @@
 //! off must call [`serve`] as well.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use overcast_core::addr::Mfn;
 use overcast_core::ids::{CpuId, CpuSet, MAX_CPUS};
@@ -44,6 +44,9 @@ struct Mailbox {
 }
 
 static CLOCK: AtomicU64 = AtomicU64::new(1);
+/// One more than the highest number of a CPU that was ever online: how much of
+/// [`MAILBOXES`] a flush looks at.
+static MAILBOXES_USED: AtomicUsize = AtomicUsize::new(0);
 static MAILBOXES: [Mailbox; MAX_CPUS] = [const {
     Mailbox {
         requested: AtomicU64::new(0),
@@ -71,6 +74,7 @@ pub fn set_online() {
     // Online first: what others give up from now on is flushed here by request,
     // and what they gave up before, by this flush.
     own.online.store(true, Ordering::SeqCst);
+    MAILBOXES_USED.fetch_max(here().0 as usize + 1, Ordering::SeqCst);
     flush_local();
 }
 
@@ -155,8 +159,8 @@ pub fn serve() {
     }
 }
 
-/// Asks `cpu` to flush; gives the number of the request.
-fn request(cpu: CpuId, what: u64) -> u64 {
+/// Asks `cpu` to flush.
+fn request(cpu: CpuId, what: u64) {
     let target = mailbox(cpu);
     let _ = target
         .what
@@ -173,29 +177,39 @@ fn request(cpu: CpuId, what: u64) -> u64 {
     if target.completed.load(Ordering::SeqCst) >= before {
         apic::send_ipi(cpu, apic::VECTOR_TLB_FLUSH);
     }
-    before + 1
 }
 
-/// Asks several CPUs and waits for them.
-fn flush_others(cpus: impl Fn(CpuId) -> bool, what: u64) {
-    let mut numbers = [0u64; MAX_CPUS];
-    let own = here();
-    let mut highest = 0;
-    for (cpu, (number, target)) in numbers.iter_mut().zip(&MAILBOXES).enumerate() {
-        let cpu = CpuId(cpu as u32);
-        if cpu != own && target.online.load(Ordering::SeqCst) && cpus(cpu) {
-            *number = request(cpu, what);
-            highest = cpu.0 as usize + 1;
-        }
+/// Asks the other CPUs that `wanted` holds for, and waits for them. `wanted`
+/// may cease to hold for a CPU only by a flush of that CPU.
+fn flush_others(wanted: impl Fn(CpuId) -> bool, what: u64) {
+    let used = MAILBOXES_USED.load(Ordering::SeqCst);
+    if used <= 1 {
+        return;
     }
-    for (number, target) in numbers.iter().zip(&MAILBOXES).take(highest) {
-        while target.completed.load(Ordering::SeqCst) < *number {
+    let own = here();
+    let others = || {
+        MAILBOXES
+            .iter()
+            .enumerate()
+            .take(used)
+            .map(|(number, target)| (CpuId(number as u32), target))
+            .filter(|(cpu, target)| {
+                *cpu != own && target.online.load(Ordering::SeqCst) && wanted(*cpu)
+            })
+    };
+    for (cpu, _) in others() {
+        request(cpu, what);
+    }
+    for (_, target) in others() {
+        // At least our request; a later one of somebody else's costs no more
+        // than a flush, which is not longer waited for than this number.
+        let number = target.requested.load(Ordering::SeqCst);
+        while target.completed.load(Ordering::SeqCst) < number {
             serve();
             core::hint::spin_loop();
         }
     }
 }
-
 
 impl Tlb for Machine {
     fn clock(&self) -> u64 {
@@ -203,8 +217,7 @@ impl Tlb for Machine {
     }
 
     fn flush_since(&self, stamp: u64) {
-        let stale =
-            |cpu: CpuId| mailbox(cpu).flushed.load(Ordering::SeqCst) <= stamp;
+        let stale = |cpu: CpuId| mailbox(cpu).flushed.load(Ordering::SeqCst) <= stamp;
         if stale(here()) {
             flush_local();
         }
