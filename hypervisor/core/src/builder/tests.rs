@@ -137,6 +137,17 @@ fn few_notes_have_defaults() {
 }
 
 #[test]
+fn physical_addresses_may_be_relative_to_something() {
+    let mut elf = Elf::linux();
+    elf.set(XEN_ELFNOTE_PADDR_OFFSET, 0x8_0000);
+    elf.set(XEN_ELFNOTE_ENTRY, 0xffff_ffff_8008_0000);
+    let file = elf.file();
+    let kernel = Kernel::parse(&file).unwrap();
+    assert_eq!(kernel.start, 0xffff_ffff_8008_0000);
+    assert_eq!(kernel.segments[1].address, 0xffff_ffff_8018_0000);
+}
+
+#[test]
 fn what_is_missing_is_named() {
     let message = |change: &dyn Fn(&mut Elf)| {
         let mut elf = Elf::small();
@@ -313,6 +324,11 @@ fn bad_images_are_named() {
         error(&old).to_string(),
         "bzImage of boot protocol 2.07 (expected 2.08 or later)"
     );
+    let mut wrong_sum = gzip(&Elf::small().file());
+    let at = wrong_sum.len() - 8;
+    wrong_sum[at] ^= 1;
+    let image = KernelImage::parse(&wrong_sum).unwrap();
+    assert!(image.unpack(&mut vec![0; image.buffer_size()]).is_err());
     let bzip2 = bzimage(b"BZh91AY&SY............");
     assert_eq!(error(&bzip2), BuildError::Compression(Compression::Bzip2));
     for (compression, compress) in COMPRESSORS {
@@ -489,16 +505,27 @@ fn a_small_kernel_is_built_as_xen_does() {
     assert_eq!((built.state.cs, built.state.ss), (0xe033, 0xe02b));
     assert_eq!(built.read(layout.start_info, 16), b"xen-3.0-x86_64p\0");
     assert_eq!(built.u64(layout.start_info + 48), 3, "flags");
+    // The stack may end just below 4 MiB: the slack is there all the same.
+    let mut large = Elf::small();
+    large.segments[0].2 = 0x28_0000;
+    let built = build(&large, 8192, &[]).unwrap();
+    built.check();
+    assert_eq!(built.layout.region.end, 0x80_0000);
+
+    // What the kernel has between the stubs stays.
+    let mut filled = Elf::small();
+    filled.segments[0].1 = vec![0xcc; 0x8000];
+    let built = build(&filled, 8192, &[]).unwrap();
     // The page of hypercalls: the 14 bytes of console_io, 11 of iret, nothing between.
     assert_eq!(
         built.read(0x10_6000 + 18 * 32, 16),
         [
-            0x51, 0x41, 0x53, 0xb8, 18, 0, 0, 0, 0x0f, 5, 0x41, 0x5b, 0x59, 0xc3, 0, 0
+            0x51, 0x41, 0x53, 0xb8, 18, 0, 0, 0, 0x0f, 5, 0x41, 0x5b, 0x59, 0xc3, 0xcc, 0xcc
         ]
     );
     assert_eq!(
         built.read(0x10_6000 + 23 * 32, 12),
-        [0x51, 0x41, 0x53, 0x50, 0xb8, 23, 0, 0, 0, 0x0f, 5, 0]
+        [0x51, 0x41, 0x53, 0x50, 0xb8, 23, 0, 0, 0, 0x0f, 5, 0xcc]
     );
 }
 
