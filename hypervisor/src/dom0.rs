@@ -24,7 +24,7 @@ use crate::domain::{self, Domain};
 use crate::host::{self, Host, mm};
 use crate::start::{self, fail, options};
 use crate::vcpu::{Power, Vcpu};
-use crate::{printk, schedule, time};
+use crate::{hypercall, printk, schedule, time};
 
 /// Where the unpacked kernel is shown while Dom0 is built.
 const SCRATCH_BASE: u64 = 0xffff_82c8_0000_0000;
@@ -222,6 +222,10 @@ pub fn create() -> Arc<Domain> {
         Some(vcpu) => vcpu,
         None => fail(format_args!("Dom0 has no vCPU")),
     };
+    // As on Xen, the first top-level table is pinned; the guest unpins it.
+    if let Err(error) = hypercall::pin_top_table(vcpu, initial.top_table, &Patient) {
+        fail(format_args!("Dom0's first page tables are refused: {error:?}"));
+    }
     if let Err(error) = mm().install_tables(
         &domain.mm,
         &mut vcpu.tables.lock(),

@@ -5,9 +5,9 @@ use core::arch::asm;
 use overcast_core::addr::{GuestVirtual, Mfn};
 use overcast_core::error::{Error, Result};
 use overcast_core::ids::{CpuSet, DomainId};
-use overcast_core::machine::Tlb;
+use overcast_core::machine::{Preempt, Tlb};
 use overcast_core::mm::{FlushRequest, FlushScope, FlushWhat, MmuCaller, VcpuMachine};
-use xen_abi::xen::{GuestHandle, MMUEXT_NEW_BASEPTR, MmuUpdate, MmuextOp};
+use xen_abi::xen::{GuestHandle, MMUEXT_NEW_BASEPTR, MMUEXT_PIN_L4_TABLE, MmuUpdate, MmuextOp};
 
 use super::{Call, PreemptByEvents};
 use crate::arch::{percpu, tlb};
@@ -106,6 +106,25 @@ pub fn new_kernel_base(vcpu: &Vcpu, caller: &mut MmuCaller<'_>, root: Mfn) -> Re
         arg2: 0,
     };
     mm().mmuext_op(caller, &mut Running(vcpu), owner, op)
+}
+
+/// Pins a level-4 table of a domain whose vCPU does not run yet.
+pub fn pin_top_table(vcpu: &Vcpu, root: Mfn, preempt: &dyn Preempt) -> Result<()> {
+    let domain = &vcpu.domain().mm;
+    let owner = mm().page_owner(domain, DomainId::SELF)?;
+    let mut tables = vcpu.tables.lock();
+    let mut caller = MmuCaller {
+        domain,
+        tables: &mut tables,
+        preempt,
+    };
+    let op = MmuextOp {
+        cmd: MMUEXT_PIN_L4_TABLE,
+        _pad0: [0; 4],
+        arg1: root.0,
+        arg2: 0,
+    };
+    mm().mmuext_op(&mut caller, &mut Running(vcpu), owner, op)
 }
 
 /// Notes how many operations were done where the guest wants to know.

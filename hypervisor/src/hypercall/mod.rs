@@ -25,7 +25,7 @@ mod version;
 
 pub use descriptor::install as install_gdt;
 pub use misc::set_task_switched;
-pub use mmu::new_kernel_base;
+pub use mmu::{new_kernel_base, pin_top_table};
 
 use overcast_core::addr::GuestVirtual;
 use overcast_core::error::{Error, Result};
@@ -119,7 +119,6 @@ pub fn dispatch(vcpu: &Vcpu, regs: &mut Registers) {
         in_multicall: false,
     };
     let result = perform(number, &mut call);
-    crate::printk!("HC {number} {:x?} -> {result:?}", args);
     let args = call.args;
     match result {
         Ok(value) => regs.rax = value as u64,
