@@ -1,10 +1,35 @@
 //! Overcast: the hypervisor's binary.
+//!
+//! Data flows one way: trap ([`arch::traps`], [`pv`]) → hypercall table
+//! ([`hypercall`]) → one file a hypercall family → the core crate → machine
+//! ([`arch`]).
 #![no_std]
 #![no_main]
 
-use core::fmt::Write;
+extern crate alloc;
 
+mod arch;
 mod boot;
+mod build_info;
+mod context;
+mod dom0;
+mod domain;
+mod dump;
+mod grants;
+mod guest;
+mod host;
+mod hypercall;
+mod keys;
+mod pv;
+mod schedule;
+mod shutdown;
+mod softirq;
+mod start;
+mod time;
+mod vcpu;
+
+use overcast_core::ids::CpuId;
+use overcast_core::mm::frames::FrameInfo;
 
 core::arch::global_asm!(
     include_str!("../../boot/headers.S"),
@@ -12,56 +37,39 @@ core::arch::global_asm!(
 );
 core::arch::global_asm!(include_str!("../../boot/entry.S"), options(att_syntax, raw));
 
-struct Com1;
-
-impl Write for Com1 {
-    fn write_str(&mut self, s: &str) -> core::fmt::Result {
-        for byte in s.bytes() {
-            // SAFETY: writing to the transmit register of COM1 has no effect on memory.
-            unsafe {
-                core::arch::asm!("out dx, al", in("dx") 0x3f8u16, in("al") byte, options(nomem, nostack));
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Where the boot assembly (boot/entry.S) arrives, in long mode.
 #[unsafe(no_mangle)]
 extern "sysv64" fn overcast_entry(protocol: u32, info: u64) -> ! {
-    // SAFETY: this is the start of the boot CPU, under the boot page tables.
-    let (info, result) = unsafe { boot::read(protocol, info) };
-    let _ = write!(
-        Com1,
-        "(XEN) Overcast: {} by {:?}, options {:?}, for Dom0 {:?}\r\n",
-        info.protocol().name(),
-        info.loader(),
-        info.command_line(),
-        info.dom0_extra()
-    );
-    let _ = write!(Com1, "(XEN) ACPI: {:x?}\r\n", info.acpi());
-    for range in info.memory_map() {
-        let (start, end, kind) = (range.start, range.end, range.kind.name());
-        let _ = write!(Com1, "(XEN)  {start:#018x}-{end:#018x} {kind}\r\n");
-    }
-    for module in info.modules() {
-        let _ = write!(Com1, "(XEN) Module {module:x?}\r\n");
-    }
-    if let Err(error) = result {
-        let _ = write!(Com1, "(XEN) {error}\r\n");
-    }
-    if let Err(error) = info.dom0() {
-        let _ = write!(Com1, "(XEN) {error}\r\n");
-    }
-    loop {
-        core::hint::spin_loop();
-    }
+    // SAFETY: this is the start of the boot CPU.
+    unsafe { start::start(protocol, info, size_of::<FrameInfo>(), boot_main) }
 }
 
-#[panic_handler]
-fn panic(info: &core::panic::PanicInfo) -> ! {
-    let _ = write!(Com1, "(XEN) {info}\r\n");
-    loop {
-        core::hint::spin_loop();
+/// The boot CPU, on its own stack.
+unsafe extern "C" fn boot_main(_: u64) -> ! {
+    schedule::add_cpu(CpuId(0));
+    start::init_cpus(secondary_main);
+    time::init_wall_clock();
+    keys::register();
+    let dom0 = dom0::create();
+    if let Some(vcpu) = dom0.vcpu(overcast_core::ids::VcpuId(0)) {
+        schedule::wake(vcpu);
     }
+    arch::console::give_input(overcast_core::console::InputOwner::Dom0);
+    run_guests()
+}
+
+/// Another CPU, on its own stack.
+fn secondary_main(cpu: CpuId) -> ! {
+    start::init_cpu(cpu);
+    arch::percpu::set_online();
+    schedule::add_cpu(cpu);
+    run_guests()
+}
+
+/// Goes the way out to a guest, for the first time: to idle until there is one.
+fn run_guests() -> ! {
+    arch::percpu::this().raise(arch::percpu::SoftIrq::Schedule);
+    // SAFETY: this CPU's frame; no vCPU is current, so nothing of it is used
+    // before the scheduler has filled it.
+    unsafe { arch::entry::enter_guest(arch::percpu::guest_frame()) }
 }

@@ -25,6 +25,18 @@ extern crate std;
 
 pub mod addr;
 pub mod builder;
+pub mod clock;
+pub mod cmdline;
+pub mod console;
+pub mod cpuid;
+pub mod emulate;
 pub mod error;
+pub mod event;
+pub mod grant;
+pub mod heap;
 pub mod ids;
 pub mod machine;
+pub mod mm;
+pub mod msr;
+pub mod sched;
+pub mod timer;

@@ -12,8 +12,10 @@ use core::ptr;
 
 use overcast_core::addr::Mfn;
 use overcast_core::ids::CpuId;
+use overcast_core::machine::Memory;
 use spin::Once;
 
+use crate::arch::memory::Machine;
 use crate::arch::{entry, msr, percpu};
 
 /// Selectors of the hypervisor's page of the GDT.
@@ -285,17 +287,22 @@ pub fn map_guest_gdt(frames: &[Mfn], zero_page: Mfn) {
 }
 
 /// Sets the LDT register of this CPU to `entries` descriptors in the window, or
-/// to none.
-pub fn load_ldt(gdt_page: &mut [u64; 512], entries: u32) {
+/// to none. `gdt_mfn` is the frame of the hypervisor's page of this CPU's GDT.
+pub fn load_ldt(gdt_mfn: u64, entries: u32) {
     let cpu = percpu::this().cpu;
     if entries == 0 {
         // SAFETY: a null LDT selector is always valid.
-        unsafe { core::arch::asm!("lldt {0:x}", in(reg) 0u32, options(nostack, preserves_flags)) };
+        unsafe {
+            core::arch::asm!("lldt {0:x}", in(reg) 0u32, options(nostack, preserves_flags));
+        }
         return;
     }
+    let Some(page) = Machine.frame(Mfn(gdt_mfn)) else {
+        return;
+    };
     let (low, high) = system_descriptor(ldt_window(cpu), u64::from(entries) * 8 - 1, 0x82);
-    gdt_page[10] = low;
-    gdt_page[11] = high;
+    page.store(10, low);
+    page.store(11, high);
     // SAFETY: the descriptor was just written and describes this CPU's window.
     unsafe {
         core::arch::asm!("lldt {0:x}", in(reg) u32::from(selector::LDT), options(nostack, preserves_flags));

@@ -170,7 +170,7 @@ global_asm!(
     "push 0xe02b",
     "push 0",
     "pushfq",
-    "push 0xe023",
+    "push 3",
     "push 0",
     "push 0",
     "mov dword ptr [rsp + 4], 0x200",
@@ -311,6 +311,19 @@ global_asm!(
     "overcast_load_gs:",
     "mov gs, esi",
     "ret",
+    // LAR of the selector edi; the rights, or 0 if it is not valid. The tables may
+    // have pages that are not there.
+    ".global overcast_lar",
+    "overcast_lar:",
+    "xor eax, eax",
+    ".global overcast_lar_instruction",
+    "overcast_lar_instruction:",
+    "lar eax, edi",
+    "ret",
+    ".global overcast_lar_fault",
+    "overcast_lar_fault:",
+    "xor eax, eax",
+    "ret",
     smap = sym SMAP_IN_USE,
     exception = sym crate::arch::traps::exception,
     syscall64 = sym crate::pv::syscall::from_64bit,
@@ -364,6 +377,9 @@ unsafe extern "C" {
     fn overcast_load_fs();
     fn overcast_load_gs();
     fn overcast_faulted();
+    fn overcast_lar(selector: u32) -> u32;
+    fn overcast_lar_instruction();
+    fn overcast_lar_fault();
 }
 
 /// Address of the entry of a vector.
@@ -380,7 +396,7 @@ pub fn is_return_to_guest(rip: u64) -> bool {
 /// Where execution goes on after a fault of the hypervisor at `rip`, if the
 /// fault is one that was reckoned with.
 pub fn fixup(rip: u64) -> Option<u64> {
-    let table: [(unsafe extern "C" fn(), unsafe extern "C" fn()); 11] = [
+    let table: [(unsafe extern "C" fn(), unsafe extern "C" fn()); 12] = [
         (overcast_guest_copy_words, overcast_guest_copy_words_fault),
         (overcast_guest_copy_bytes, overcast_guest_copy_bytes_fault),
         (overcast_rdmsr_instruction, overcast_faulted),
@@ -392,6 +408,7 @@ pub fn fixup(rip: u64) -> Option<u64> {
         (overcast_load_es, overcast_faulted),
         (overcast_load_fs, overcast_faulted),
         (overcast_load_gs, overcast_faulted),
+        (overcast_lar_instruction, overcast_lar_fault),
     ];
     table
         .iter()
@@ -469,6 +486,13 @@ pub enum Segment {
 pub fn load_segment(segment: Segment, selector: u16) -> bool {
     // SAFETY: the hypervisor uses none of these segments, and a fault is fixed up.
     unsafe { overcast_load_segment(segment as u32, u32::from(selector)) == 0 }
+}
+
+/// The access rights of a selector (LAR; the flags in bits 20 to 23), if it is valid.
+pub fn access_rights(selector: u16) -> Option<u32> {
+    // SAFETY: reads the descriptor tables only; a fault is fixed up.
+    let rights = unsafe { overcast_lar(u32::from(selector)) };
+    (rights != 0).then_some(rights)
 }
 
 /// Goes to the guest whose registers are in `frame`, or to idle.

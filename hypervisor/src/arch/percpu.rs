@@ -10,10 +10,10 @@
 //! 0x06000  stack of machine checks     (IST 2), 16 KiB, then a guard page
 //! 0x0b000  stack of double faults      (IST 3), 16 KiB, then a guard page
 //! 0x10000  stack of debug exceptions   (IST 4), 16 KiB, then a guard page
-//! 0x15000  primary stack, grows down from the frame of the guest's registers
-//! 0x20000 - size_of(Header) - size_of(Registers): the guest's registers
-//! 0x20000 - size_of(Header): Header
-//! 0x20000  syscall stub page, mapped executable and read-only
+//! 0x15000  primary stack (172 KiB: unpacking Dom0's kernel takes 60), grows down from the frame of the guest's registers
+//! 0x40000 - size_of(Header) - size_of(Registers): the guest's registers
+//! 0x40000 - size_of(Header): Header
+//! 0x40000  syscall stub page, mapped executable and read-only
 //! ```
 //!
 //! Invariants: FS and GS bases are always the guest's while the hypervisor
@@ -34,9 +34,9 @@ use crate::vcpu::Vcpu;
 /// Where CPU 0's area begins.
 pub const AREA_BASE: u64 = 0xffff_82b0_0000_0000;
 /// Distance from one CPU's area to the next's.
-pub const AREA_STRIDE: u64 = 0x4_0000;
+pub const AREA_STRIDE: u64 = 0x8_0000;
 /// Size and alignment of the stack region.
-pub const STACK_REGION: u64 = 0x2_0000;
+pub const STACK_REGION: u64 = 0x4_0000;
 /// Offset of the syscall stub page in the area.
 pub const STUB_OFFSET: u64 = STACK_REGION;
 

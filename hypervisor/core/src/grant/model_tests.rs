@@ -1,0 +1,539 @@
+//! Random operations of three domains beside a plain model, which says what
+//! each must answer, and what is pinned and referenced after it.
+
+use std::collections::BTreeMap;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::world::{Cpu, NOT_MAPPABLE, Never, World, copy_op, first_frame, map_op, unmap_op};
+use super::*;
+
+/// The entries that are used: two reserved ones and four others.
+const REFS: [u32; 6] = [0, 1, 8, 9, 10, 11];
+const DOMAINS: std::ops::RangeInclusive<u16> = 1..=3;
+const SELF: u16 = 0x7ff0;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Grant {
+    flags: u16,
+    to: u16,
+    frame: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Grant {
+        d: u16,
+        r: usize,
+        grant: Grant,
+    },
+    Map {
+        d: u16,
+        granter: u16,
+        r: usize,
+        flags: u32,
+        address: u64,
+    },
+    Unmap {
+        which: usize,
+        host: bool,
+        device: bool,
+    },
+    Zap {
+        d: u16,
+        address: u64,
+    },
+    Copy {
+        d: u16,
+        granter: u16,
+        r: usize,
+        own: u64,
+        write: bool,
+    },
+    Hold {
+        d: u16,
+        granter: u16,
+        r: usize,
+        readonly: bool,
+    },
+    DropHold {
+        which: usize,
+    },
+    Version {
+        d: u16,
+        version: u32,
+    },
+    Swap {
+        d: u16,
+        a: usize,
+        b: usize,
+    },
+    SetTable {
+        d: u16,
+        frame: u64,
+        is_table: bool,
+    },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let d = || DOMAINS;
+    let r = || 0..REFS.len();
+    let address = || {
+        prop_oneof![
+            8 => (1..5u64).prop_map(|a| a * 0x1000),
+            1 => Just(NOT_MAPPABLE)
+        ]
+    };
+    let flags = prop_oneof![
+        6 => Just(GTF_PERMIT_ACCESS),
+        2 => Just(GTF_PERMIT_ACCESS | GTF_READONLY),
+        1 => Just(GTF_INVALID),
+        1 => Just(GTF_ACCEPT_TRANSFER),
+    ];
+    // Mostly the domain's own frames.
+    let grant = (
+        flags,
+        d(),
+        prop_oneof![9 => Just(None), 1 => d().prop_map(Some)],
+        0..3u64,
+    );
+    prop_oneof![
+        6 => (d(), r(), grant).prop_map(|(d, r, (flags, to, owner, frame))| Op::Grant {
+            d,
+            r,
+            grant: Grant { flags, to, frame: first_frame(owner.unwrap_or(d)) + frame },
+        }),
+        12 => (d(), d(), r(), 0..8u32, address())
+            .prop_map(|(d, granter, r, flags, address)| Op::Map { d, granter, r, flags, address }),
+        10 => (any::<usize>(), any::<bool>(), any::<bool>())
+            .prop_map(|(which, host, device)| Op::Unmap { which, host, device }),
+        2 => (d(), address()).prop_map(|(d, address)| Op::Zap { d, address }),
+        6 => (d(), d(), r(), 0..3u64, any::<bool>())
+            .prop_map(|(d, granter, r, own, write)| Op::Copy { d, granter, r, own, write }),
+        3 => (d(), d(), r(), any::<bool>())
+            .prop_map(|(d, granter, r, readonly)| Op::Hold { d, granter, r, readonly }),
+        3 => any::<usize>().prop_map(|which| Op::DropHold { which }),
+        1 => (d(), 0..4u32).prop_map(|(d, version)| Op::Version { d, version }),
+        2 => (d(), r(), r()).prop_map(|(d, a, b)| Op::Swap { d, a, b }),
+        2 => (d(), 0..3u64, any::<bool>())
+            .prop_map(|(d, frame, is_table)| Op::SetTable { d, frame, is_table }),
+    ]
+}
+
+/// A mapping, or a use by a backend.
+#[derive(Clone, Copy, Debug)]
+struct Live {
+    d: u16,
+    granter: u16,
+    reference: u32,
+    frame: u64,
+    /// What is left of it.
+    flags: u32,
+    handle: u32,
+    address: u64,
+}
+
+impl Live {
+    fn is_readonly(&self) -> bool {
+        self.flags & GNTMAP_READONLY != 0
+    }
+}
+
+struct Held<'w> {
+    use_: Live,
+    guard: BackendGrant<'w, Cpu<'w>>,
+}
+
+#[derive(Default)]
+struct Model<'w> {
+    grants: BTreeMap<(u16, u32), Grant>,
+    versions: BTreeMap<u16, u32>,
+    maps: Vec<Live>,
+    held: Vec<Held<'w>>,
+    /// Frame and whether writable, of each page-table entry.
+    entries: BTreeMap<(u16, u64), (u64, bool)>,
+    tables: BTreeMap<u64, bool>,
+}
+
+impl Model<'_> {
+    fn uses(&self, granter: u16, reference: u32) -> impl Iterator<Item = &Live> {
+        self.maps
+            .iter()
+            .chain(self.held.iter().map(|held| &held.use_))
+            .filter(move |u| u.granter == granter && u.reference == reference)
+    }
+
+    fn grant(&self, granter: u16, reference: u32) -> Grant {
+        self.grants
+            .get(&(granter, reference))
+            .copied()
+            .unwrap_or(Grant {
+                flags: 0,
+                to: 0,
+                frame: 0,
+            })
+    }
+
+    fn owner(frame: u64) -> u16 {
+        (frame / 8) as u16
+    }
+
+    /// The frame that `d` may use by a grant, or the error.
+    fn permits(
+        &self,
+        d: u16,
+        granter: u16,
+        reference: u32,
+        readonly: bool,
+    ) -> core::result::Result<u64, GrantError> {
+        let grant = self.grant(granter, reference);
+        let mut uses = self.uses(granter, reference);
+        let first = uses.next();
+        if let Some(first) = first {
+            // What was granted at the first use counts.
+            if first.d != d {
+                return Err(GrantError::General);
+            }
+            let writable = !first.is_readonly() || uses.any(|u| !u.is_readonly());
+            if !readonly && !writable && grant.flags & GTF_READONLY != 0 {
+                return Err(GrantError::General);
+            }
+            return Ok(first.frame);
+        }
+        if grant.flags & GTF_TYPE_MASK != GTF_PERMIT_ACCESS
+            || grant.to != d
+            || (!readonly && grant.flags & GTF_READONLY != 0)
+        {
+            return Err(GrantError::General);
+        }
+        if Self::owner(grant.frame) != granter {
+            return Err(GrantError::BadPage);
+        }
+        Ok(grant.frame)
+    }
+
+    fn is_table(&self, frame: u64) -> bool {
+        self.tables.get(&frame).copied().unwrap_or(false)
+    }
+}
+
+fn write_grant(world: &World, version: u32, d: u16, reference: u32, grant: Grant) {
+    // The guest keeps the status bits of version 1 as they are.
+    let flags = grant.flags;
+    if version == 1 {
+        let status = world.status(d, reference);
+        world.grant_v1(d, reference, flags | status, grant.to, grant.frame);
+    } else {
+        world.grant_v2(d, reference, flags, grant.to, 0, grant.frame);
+    }
+}
+
+fn step<'w>(world: &'w World, cpus: &'w [Cpu<'w>], model: &mut Model<'w>, op: &Op) {
+    let version = |model: &Model<'_>, d| model.versions.get(&d).copied().unwrap_or(1);
+    match *op {
+        Op::Grant { d, r, grant } => {
+            let reference = REFS[r];
+            model.grants.insert((d, reference), grant);
+            write_grant(world, version(model, d), d, reference, grant);
+        }
+        Op::Map {
+            d,
+            granter,
+            r,
+            flags,
+            address,
+        } => {
+            let reference = REFS[r];
+            let mut op = map_op(granter, reference, address, flags);
+            world.table(d).map_grant_ref(&world.cpu(d), &mut op);
+            let readonly = flags & GNTMAP_READONLY != 0;
+            let expected = if flags & (GNTMAP_HOST_MAP | GNTMAP_DEVICE_MAP) == 0 {
+                Err(GrantError::BadRef)
+            } else {
+                model
+                    .permits(d, granter, reference, readonly)
+                    .and_then(|frame| {
+                        let no_entry = flags & GNTMAP_HOST_MAP != 0 && address == NOT_MAPPABLE;
+                        if (!readonly && model.is_table(frame)) || no_entry {
+                            Err(GrantError::General)
+                        } else {
+                            Ok(frame)
+                        }
+                    })
+            };
+            assert_eq!(op.status, status(expected.map(|_| ())), "{op:?}");
+            if let Ok(frame) = expected {
+                assert_eq!(op.dev_bus_addr, frame << 12);
+                if flags & GNTMAP_HOST_MAP != 0 {
+                    model.entries.insert((d, address), (frame, !readonly));
+                }
+                model.maps.push(Live {
+                    d,
+                    granter,
+                    reference,
+                    frame,
+                    flags,
+                    handle: op.handle,
+                    address,
+                });
+            }
+        }
+        Op::Unmap {
+            which,
+            host,
+            device,
+        } => {
+            if model.maps.is_empty() {
+                return;
+            }
+            let index = which % model.maps.len();
+            let live = &mut model.maps[index];
+            let address = if host { live.address } else { 0 };
+            let bus = if device { live.frame << 12 } else { 0 };
+            let mut op = [unmap_op(live.handle, address, bus)];
+            world
+                .table(live.d)
+                .unmap_grant_refs(&world.cpu(live.d), &mut op);
+            let entry = (live.frame, !live.is_readonly());
+            let takes_host = host && live.flags & GNTMAP_HOST_MAP != 0;
+            if takes_host && model.entries.get(&(live.d, live.address)) != Some(&entry) {
+                assert_eq!(op[0].status, GNTST_GENERAL_ERROR);
+                return;
+            }
+            assert_eq!(op[0].status, GNTST_OKAY);
+            if takes_host {
+                model.entries.remove(&(live.d, live.address));
+                live.flags &= !GNTMAP_HOST_MAP;
+            }
+            if device {
+                live.flags &= !GNTMAP_DEVICE_MAP;
+            }
+            if live.flags & (GNTMAP_HOST_MAP | GNTMAP_DEVICE_MAP) == 0 {
+                model.maps.remove(index);
+            }
+        }
+        Op::Zap { d, address } => {
+            world.zap(d, address);
+            model.entries.remove(&(d, address));
+        }
+        Op::Copy {
+            d,
+            granter,
+            r,
+            own,
+            write,
+        } => {
+            let reference = REFS[r];
+            let other = (granter, u64::from(reference), 0);
+            let mine = (SELF, first_frame(d) + own, 0);
+            let mut op = if write {
+                copy_op(mine, other, 64, GNTCOPY_DEST_GREF)
+            } else {
+                copy_op(other, mine, 64, GNTCOPY_SOURCE_GREF)
+            };
+            CopySession::new(&world.cpu(d), &world.table(d))
+                .copy(&mut op)
+                .unwrap();
+            let expected = model
+                .permits(d, granter, reference, !write)
+                .and_then(|frame| {
+                    let to = if write { frame } else { first_frame(d) + own };
+                    if model.is_table(to) {
+                        Err(GrantError::General)
+                    } else {
+                        Ok(())
+                    }
+                });
+            assert_eq!(op.status, status(expected));
+        }
+        Op::Hold {
+            d,
+            granter,
+            r,
+            readonly,
+        } => {
+            let reference = REFS[r];
+            let cpu = &cpus[d as usize - 1];
+            let result = world.table(granter).map_for_backend(
+                cpu,
+                DomainId(d),
+                GrantRef(reference),
+                readonly,
+            );
+            let expected = model
+                .permits(d, granter, reference, readonly)
+                .and_then(|frame| {
+                    if !readonly && model.is_table(frame) {
+                        Err(GrantError::General)
+                    } else {
+                        Ok(frame)
+                    }
+                });
+            match result {
+                Ok(guard) => {
+                    assert_eq!(expected, Ok(guard.mfn().0));
+                    let use_ = Live {
+                        d,
+                        granter,
+                        reference,
+                        frame: guard.mfn().0,
+                        flags: if readonly { GNTMAP_READONLY } else { 0 },
+                        handle: 0,
+                        address: 0,
+                    };
+                    model.held.push(Held { use_, guard });
+                }
+                Err(error) => assert_eq!(expected, Err(error)),
+            }
+        }
+        Op::DropHold { which } => {
+            if !model.held.is_empty() {
+                let index = which % model.held.len();
+                let held = model.held.remove(index);
+                drop(held.guard);
+            }
+        }
+        Op::Version { d, version: new } => {
+            let old = version(model, d);
+            let result = world.table(d).set_version(&world.cpu(d), new);
+            let in_use = REFS
+                .iter()
+                .any(|&r| r >= 8 && model.uses(d, r).next().is_some());
+            let expected = match new {
+                1 | 2 if new == old => Ok(()),
+                1 | 2 if in_use => Err(Error::Busy),
+                1 | 2 => Ok(()),
+                _ => Err(Error::Invalid),
+            };
+            assert_eq!(result, expected);
+            if result.is_ok() && new != old {
+                model.versions.insert(d, new);
+                for reference in REFS {
+                    let kind = model.grant(d, reference).flags & GTF_TYPE_MASK;
+                    // Back to version 1 only grants survive.
+                    if reference >= 8 || (new == 1 && kind != GTF_PERMIT_ACCESS) {
+                        model.grants.remove(&(d, reference));
+                    }
+                }
+            }
+        }
+        Op::Swap { d, a, b } => {
+            let (a, b) = (REFS[a], REFS[b]);
+            let result = world
+                .table(d)
+                .swap_grant_ref(&world.cpu(d), GrantRef(a), GrantRef(b));
+            let in_use = model.uses(d, a).chain(model.uses(d, b)).next().is_some();
+            if a != b && in_use {
+                assert_eq!(result, Err(GrantError::Again));
+                return;
+            }
+            assert_eq!(result, Ok(()));
+            let (grant_a, grant_b) = (model.grant(d, a), model.grant(d, b));
+            model.grants.insert((d, a), grant_b);
+            model.grants.insert((d, b), grant_a);
+        }
+        Op::SetTable { d, frame, is_table } => {
+            let frame = first_frame(d) + frame;
+            // A frame changes to a page table only while nobody has it writable.
+            if world.page(frame).types == 0 {
+                world.set_is_table(frame, is_table);
+                model.tables.insert(frame, is_table);
+            }
+        }
+    }
+}
+
+/// Counts everything anew from the model.
+fn check(world: &World, model: &Model<'_>) {
+    assert_eq!(world.entries(), model.entries);
+    for d in DOMAINS {
+        for reference in REFS {
+            let mut pins = 0;
+            let mut writable = false;
+            let mut any = false;
+            for u in model.uses(d, reference) {
+                any = true;
+                writable |= !u.is_readonly();
+                let readonly_shift = if u.is_readonly() { 8 } else { 0 };
+                if u.flags & GNTMAP_DEVICE_MAP != 0 {
+                    pins += 1 << (16 + readonly_shift);
+                }
+                if u.flags & GNTMAP_HOST_MAP != 0 || u.flags & !GNTMAP_READONLY == 0 {
+                    pins += 1u32 << readonly_shift;
+                }
+            }
+            assert_eq!(world.pins(d, reference), pins, "{d} {reference}");
+            let mut bits = 0;
+            if any {
+                bits |= GTF_READING;
+            }
+            if writable {
+                bits |= GTF_WRITING;
+            }
+            // What an entry that is not a grant has there is not ours.
+            let kind = model.grant(d, reference).flags & GTF_TYPE_MASK;
+            if any || kind == GTF_PERMIT_ACCESS {
+                assert_eq!(world.status(d, reference), bits, "{d} {reference}");
+            }
+        }
+    }
+    let mut pages: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
+    let mut add = |frame, writable| {
+        let (refs, types) = pages.entry(frame).or_default();
+        *refs += 1;
+        *types += u32::from(writable);
+    };
+    for &(frame, writable) in model.entries.values() {
+        add(frame, writable);
+    }
+    for live in &model.maps {
+        if live.flags & GNTMAP_DEVICE_MAP != 0 {
+            add(live.frame, !live.is_readonly());
+        }
+    }
+    for held in &model.held {
+        add(held.use_.frame, !held.use_.is_readonly());
+    }
+    for d in DOMAINS {
+        for frame in first_frame(d)..first_frame(d) + 8 {
+            let page = world.page(frame);
+            assert_eq!(
+                (page.refs, page.types),
+                pages.get(&frame).copied().unwrap_or_default(),
+                "frame {frame}"
+            );
+            assert!(!page.is_table || page.types == 0);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 500,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn operations_match_the_model(ops in prop::collection::vec(op(), 1..100)) {
+        let world = World::new(3, GrantLimits::default());
+        let cpus: Vec<_> = DOMAINS.map(|d| world.cpu(d)).collect();
+        let mut model = Model::default();
+        for op in &ops {
+            step(&world, &cpus, &mut model, op);
+            check(&world, &model);
+        }
+        // All die: nothing is left.
+        model.held.clear();
+        for d in DOMAINS {
+            world.table(d).set_dying();
+            world.table(d).release_mappings(&world.cpu(d), &Never).unwrap();
+        }
+        for (d, address) in world.entries().into_keys() {
+            world.zap(d, address);
+        }
+        world.assert_idle();
+        prop_assert_eq!(world.references(), (0, 0));
+    }
+}

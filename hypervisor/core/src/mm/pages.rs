@@ -1,0 +1,231 @@
+//! References to frames, and what happens when the last one goes.
+
+use super::domain::PageList;
+use super::frames::{CountWord, FrameInfo, PageType, TypeWord};
+use super::{Mm, MmHost};
+use crate::addr::Mfn;
+use crate::error::{Error, Result};
+use crate::ids::DomainId;
+use core::sync::atomic::Ordering;
+
+/// A reference to a frame. Dropping it gives the reference back.
+pub struct PageRef<'a, H: MmHost> {
+    mm: &'a Mm<H>,
+    mfn: Mfn,
+}
+
+impl<H: MmHost> PageRef<'_, H> {
+    /// The frame.
+    pub fn mfn(&self) -> Mfn {
+        self.mfn
+    }
+
+    /// Leaves the reference taken, for whoever keeps count of it from now on: a
+    /// page-table entry, a base pointer. [`Mm::put_page`] gives it back.
+    pub fn keep(self) -> Mfn {
+        let mfn = self.mfn;
+        core::mem::forget(self);
+        mfn
+    }
+}
+
+impl<H: MmHost> Drop for PageRef<'_, H> {
+    fn drop(&mut self) {
+        self.mm.put_page(self.mfn);
+    }
+}
+
+/// A reference to a frame as writable: while it is held, the frame is no page
+/// table and no descriptor table. Dropping it gives the reference back.
+pub struct WritableRef<'a, H: MmHost> {
+    page: PageRef<'a, H>,
+}
+
+impl<H: MmHost> WritableRef<'_, H> {
+    /// The frame.
+    pub fn mfn(&self) -> Mfn {
+        self.page.mfn
+    }
+
+    /// Leaves both references taken; [`Mm::put_writable`] gives them back.
+    pub fn keep(self) -> Mfn {
+        let mfn = self.page.mfn;
+        core::mem::forget(self);
+        mfn
+    }
+}
+
+impl<H: MmHost> Drop for WritableRef<'_, H> {
+    fn drop(&mut self) {
+        // The reference to the frame goes after this, with `page`.
+        self.page.mm.put_data_type(self.page.mfn);
+    }
+}
+
+impl<H: MmHost> Mm<H> {
+    /// Takes a reference to a frame of `owner` (`get_page`).
+    pub fn get_page(&self, mfn: Mfn, owner: DomainId) -> Option<PageRef<'_, H>> {
+        let info = self.frames().ram(mfn)?;
+        // Made only if the reference was taken, as dropping it gives it back.
+        info.get(owner).then(|| PageRef { mm: self, mfn })
+    }
+
+    /// Takes a reference to a frame whoever owns it, and says who
+    /// (`page_get_owner_and_reference`).
+    pub fn get_any_page(&self, mfn: Mfn) -> Option<(DomainId, PageRef<'_, H>)> {
+        let owner = self.frames().ram(mfn)?.get_any()?;
+        Some((owner, PageRef { mm: self, mfn }))
+    }
+
+    /// Takes a reference to a frame of `owner` as writable.
+    ///
+    /// # Errors
+    /// `Invalid` if it is not the owner's, or is in use as another type.
+    pub fn get_writable(&self, mfn: Mfn, owner: DomainId) -> Result<WritableRef<'_, H>> {
+        let page = self.get_page(mfn, owner).ok_or(Error::Invalid)?;
+        self.get_writable_type(mfn)?;
+        Ok(WritableRef { page })
+    }
+
+    /// Gives back a reference to a frame. With the last one, the frame goes back
+    /// to the heap.
+    pub fn put_page(&self, mfn: Mfn) {
+        let Some(info) = self.frames().ram(mfn) else {
+            return;
+        };
+        let mut now = info.count_word();
+        loop {
+            if now.count() == 0 {
+                // A reference too many was put. To lose the frame is the least evil.
+                log::error!("mm: reference count of frame {mfn} below zero");
+                debug_assert!(false, "reference count below zero");
+                return;
+            }
+            match info.cas_count(now, now.0 - 1) {
+                Ok(()) => break,
+                Err(other) => now = other,
+            }
+        }
+        if now.count() == 1 {
+            self.release(mfn, info);
+        }
+    }
+
+    /// Gives back a writable reference that was kept: type, then frame.
+    pub fn put_writable(&self, mfn: Mfn) {
+        self.put_data_type(mfn);
+        self.put_page(mfn);
+    }
+
+    /// Drops the owner's own reference, if it is still there
+    /// (`put_page_alloc_ref`). The caller holds another one.
+    pub(super) fn put_allocated(&self, mfn: Mfn) {
+        let Some(info) = self.frames().ram(mfn) else {
+            return;
+        };
+        let old = CountWord(
+            info.count
+                .fetch_and(!CountWord::ALLOCATED, Ordering::AcqRel),
+        );
+        if old.is_allocated() {
+            self.put_page(mfn);
+        }
+    }
+
+    /// The last reference is gone: the frame leaves its owner.
+    fn release(&self, mfn: Mfn, info: &FrameInfo) {
+        // Count 0: nobody else can take a reference, so what is read stays so.
+        let count = info.count_word();
+        let kind = info.type_word();
+        if !count.is_hypervisor() && kind.count() != 0 {
+            log::error!(
+                "mm: frame {mfn} freed while in use as {:?}",
+                kind.page_type()
+            );
+            debug_assert!(false, "freed while in use");
+            return;
+        }
+        if kind.0 & TypeWord::NON_COHERENT != 0 {
+            self.host.make_coherent(mfn);
+        }
+        let owner = count.owner().and_then(|id| self.domain(id));
+        if let Some(domain) = owner {
+            let list = if count.is_hypervisor() {
+                PageList::Shared
+            } else {
+                PageList::Pages
+            };
+            if domain.unlink(self.frames(), mfn, list)
+                && let Some(frame) = self.host.frame(mfn)
+            {
+                // The living clear what they give away; for the dead we do it.
+                frame.zero();
+            }
+        }
+        info.page_type.store(0, Ordering::Release);
+        let stamp = self.host.clock();
+        info.set_stamp(stamp);
+        self.m2p().clear(mfn);
+        info.count.store(CountWord::RAM, Ordering::Release);
+        self.host.free_frames(mfn, 0, stamp);
+    }
+
+    /// Takes a reference as writable where one to the frame is held.
+    pub(super) fn get_writable_type(&self, mfn: Mfn) -> Result<()> {
+        let info = self.frames().ram(mfn).ok_or(Error::Invalid)?;
+        let mut now = info.type_word();
+        let old = loop {
+            if now.is_full() {
+                return Err(Error::Invalid);
+            }
+            let mut new = now;
+            if now.count() == 0 {
+                new = now.retyped(PageType::Writable);
+            } else if now.page_type() != PageType::Writable {
+                return Err(Error::Invalid);
+            } else if !now.is_validated() {
+                // Another CPU is flushing TLBs for it; that does not take long.
+                core::hint::spin_loop();
+                now = info.type_word();
+                continue;
+            }
+            match info.cas_type(now, new.0 + 1) {
+                Ok(()) => break now,
+                Err(other) => now = other,
+            }
+        };
+        if old.count() == 0 && !old.retyped(PageType::Writable).is_validated() {
+            if old.page_type() != PageType::Writable {
+                // No CPU may still walk through it as a page table.
+                self.host.flush_since(info.stamp());
+            }
+            info.page_type
+                .fetch_or(TypeWord::VALIDATED, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// Gives back a type reference of a frame that is no page table.
+    pub(super) fn put_data_type(&self, mfn: Mfn) {
+        let Some(info) = self.frames().ram(mfn) else {
+            return;
+        };
+        let mut now = info.type_word();
+        loop {
+            if now.count() == 0 || now.page_type().level().is_some() {
+                log::error!("mm: type reference of frame {mfn} put that was not taken");
+                debug_assert!(false, "type reference that was not taken");
+                return;
+            }
+            if now.count() == 1 {
+                // The mapping is gone from the tables already; a CPU that
+                // flushes from now on knows no more of it.
+                info.set_stamp(self.host.clock());
+            }
+            match info.cas_type(now, now.0 - 1) {
+                Ok(()) => return,
+                Err(other) => now = other,
+            }
+        }
+    }
+}

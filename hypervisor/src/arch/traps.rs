@@ -1,0 +1,142 @@
+//! Where every exception and interrupt arrives from the entry code.
+
+use overcast_core::addr::GuestVirtual;
+
+use crate::arch::descriptors::{GDT_WINDOW_PAGES, LDT_WINDOW_PAGES, gdt_window, ldt_window};
+use crate::arch::percpu;
+use crate::arch::registers::{Registers, rflags, vector};
+use crate::arch::{apic, entry, panic};
+use crate::pv;
+use crate::vcpu;
+
+/// Handles an exception or interrupt; gives the frame to go on with, which is
+/// another one only when the return to a guest itself faulted.
+///
+/// # Safety
+/// Called by the entry code alone, with the frame that it just pushed.
+pub unsafe extern "C" fn exception(frame: *mut Registers) -> *mut Registers {
+    // SAFETY: the entry code's frame is exclusively ours.
+    let regs = unsafe { &mut *frame };
+    match regs.vector as u8 {
+        vector::NMI => apic::handle_nmi(regs),
+        vector::MACHINE_CHECK => crate::arch::mce::handle(regs),
+        32.. => apic::handle_vector(regs.vector as u8),
+        _ if regs.from_guest() => guest_exception(regs),
+        _ => return hypervisor_exception(frame),
+    }
+    frame
+}
+
+/// The faulting address of the page fault that is being handled.
+fn read_cr2() -> u64 {
+    x86_64::registers::control::Cr2::read_raw()
+}
+
+/// An exception of a guest.
+fn guest_exception(regs: &mut Registers) {
+    let address = match regs.vector as u8 {
+        vector::PAGE_FAULT => read_cr2(),
+        vector::DEBUG => read_and_reset_dr6(),
+        _ => 0,
+    };
+    x86_64::instructions::interrupts::enable();
+    pv::traps::from_guest(vcpu::current(), regs, address);
+}
+
+/// DR6 of the debug exception that is being handled; it is set back to its
+/// value without conditions.
+fn read_and_reset_dr6() -> u64 {
+    let dr6: u64;
+    // SAFETY: debug registers are per CPU, and the guest's own value is kept in the vCPU.
+    unsafe {
+        core::arch::asm!("mov {}, dr6", out(reg) dr6, options(nomem, nostack, preserves_flags));
+        core::arch::asm!("mov dr6, {}", in(reg) vcpu::DR6_DEFAULT, options(nomem, nostack, preserves_flags));
+    }
+    dr6
+}
+
+/// Whether a linear address lies in the windows of this CPU's descriptor tables,
+/// and if so at which offset of the LDT.
+pub fn ldt_window_offset(address: u64) -> Option<u64> {
+    let base = ldt_window(percpu::this().cpu);
+    address.checked_sub(base).filter(|&offset| offset < (LDT_WINDOW_PAGES * 4096) as u64)
+}
+
+/// Whether a linear address lies in the window of this CPU's GDT.
+fn in_gdt_window(address: u64) -> bool {
+    let base = gdt_window(percpu::this().cpu);
+    (base..base + (GDT_WINDOW_PAGES * 4096) as u64).contains(&address)
+}
+
+/// An exception of the hypervisor itself: one that was reckoned with, or the end.
+fn hypervisor_exception(frame: *mut Registers) -> *mut Registers {
+    // SAFETY: the entry code's frame is exclusively ours.
+    let regs = unsafe { &mut *frame };
+    let vector = regs.vector as u8;
+    if vector == vector::PAGE_FAULT && percpu::try_this().is_some() {
+        let address = read_cr2();
+        // Loading a selector of the guest's LDT: show the page and try again.
+        if let Some(offset) = ldt_window_offset(address)
+            && let Some(vcpu) = vcpu::try_current()
+            && pv::descriptors::show_ldt_page(vcpu, offset)
+        {
+            return frame;
+        }
+        let guest_side = !GuestVirtual(address).is_canonical()
+            || address < GuestVirtual::HYPERVISOR_START
+            || address >= GuestVirtual::HYPERVISOR_END;
+        if !guest_side && ldt_window_offset(address).is_none() && !in_gdt_window(address) {
+            panic::fatal(regs, "page fault of the hypervisor");
+        }
+    }
+    if vector == vector::DEBUG {
+        // A debug exception that a guest armed before it entered by SYSCALL or
+        // SYSENTER, or a watchpoint on memory that the hypervisor copies.
+        let _ = read_and_reset_dr6();
+        regs.rflags &= !rflags::TF;
+        return frame;
+    }
+    if matches!(
+        vector,
+        vector::PAGE_FAULT | vector::GENERAL_PROTECTION | vector::NO_SEGMENT | vector::STACK_FAULT | vector::INVALID_TSS
+    ) {
+        if let Some(to) = entry::fixup(regs.rip) {
+            regs.rip = to;
+            return frame;
+        }
+        if entry::is_return_to_guest(regs.rip) {
+            return failed_return(regs);
+        }
+    }
+    if vector == vector::DOUBLE_FAULT {
+        panic::fatal(regs, "double fault");
+    }
+    panic::fatal(regs, "exception of the hypervisor");
+}
+
+/// The IRETQ to a guest faulted: its selectors or its instruction pointer are
+/// bad. The guest's frame is put together again (the general registers are
+/// loaded already), and the guest gets the exception.
+fn failed_return(regs: &Registers) -> *mut Registers {
+    let guest = percpu::guest_frame();
+    // SAFETY: the guest frame lies at the top of this stack; its last five words
+    // (the interrupt frame) are intact, and `regs` is copied before it is written.
+    let mut whole = unsafe {
+        let saved = guest.read();
+        Registers {
+            error_code: regs.error_code,
+            vector: regs.vector,
+            rip: saved.rip,
+            cs: saved.cs,
+            rflags: saved.rflags,
+            rsp: saved.rsp,
+            ss: saved.ss,
+            ..*regs
+        }
+    };
+    // It is as if the guest's next instruction had caused it.
+    guest_exception(&mut whole);
+    // SAFETY: as above; `regs` is not used any more.
+    unsafe { guest.write(whole) };
+    guest
+}

@@ -1,0 +1,333 @@
+//! Making Dom0, and starting it.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use overcast_core::addr::{Mfn, Pfn};
+use overcast_core::builder::elf::Kernel;
+use overcast_core::builder::image::KernelImage;
+use overcast_core::builder::layout::{self, Layout};
+use overcast_core::builder::populate::{self, Contents, Initrd};
+use overcast_core::cpuid::{CpuidPolicy, Hardware};
+use overcast_core::error::Error;
+use overcast_core::event::EventChannels;
+use overcast_core::ids::{CpuSet, DomainId, VcpuId};
+use overcast_core::machine::{Memory, Preempt};
+use overcast_core::mm::{Mm, MmConfig};
+use xen_abi::arch_x86::{FLAT_RING3_CS64, FLAT_RING3_SS64};
+
+use crate::arch::memory::{self, Range};
+use crate::arch::paging::{self, PageFlags};
+use crate::arch::registers::{Registers, rflags};
+use crate::arch::{cpu, entry, percpu};
+use crate::domain::{self, Domain};
+use crate::host::{self, Host, mm};
+use crate::start::{self, fail, options};
+use crate::vcpu::{Power, Vcpu};
+use crate::{hypercall, printk, schedule, time};
+
+/// Where the unpacked kernel is shown while Dom0 is built.
+const SCRATCH_BASE: u64 = 0xffff_82c8_0000_0000;
+/// The largest order in which Dom0's memory is allocated (4 MiB).
+const CHUNK_ORDER: u32 = 10;
+/// What is left to the hypervisor of a machine's memory, in pages: at least the
+/// first, and a sixteenth of all up to the second.
+const RESERVE: (u64, u64) = (24 << 8, 128 << 8);
+/// IA32_ARCH_CAPABILITIES.
+const ARCH_CAPABILITIES: u32 = 0x10a;
+/// MSR_PLATFORM_INFO: bit 31 says that CPUID can be made to fault.
+const PLATFORM_INFO: u32 = 0xce;
+
+struct Patient;
+
+impl Preempt for Patient {
+    fn preempt_pending(&self) -> bool {
+        false
+    }
+}
+
+/// Frames shown in a row to the hypervisor for a time.
+struct Scratch {
+    frames: Vec<Mfn>,
+}
+
+impl Scratch {
+    /// As many frames as hold `size` bytes.
+    fn new(size: usize) -> Result<Self, Error> {
+        let mut scratch = Self { frames: Vec::new() };
+        let count = size.div_ceil(4096);
+        scratch.frames.try_reserve(count).map_err(|_| Error::NoMemory)?;
+        for index in 0..count as u64 {
+            let mfn = memory::alloc_frames(0, None)?;
+            scratch.frames.push(mfn);
+            paging::map(SCRATCH_BASE + index * 4096, mfn, PageFlags::READ_WRITE)?;
+        }
+        Ok(scratch)
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the frames are ours alone, and are mapped there one after the other.
+        unsafe { core::slice::from_raw_parts_mut(SCRATCH_BASE as *mut u8, self.frames.len() * 4096) }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for (index, &mfn) in self.frames.iter().enumerate() {
+            paging::unmap(SCRATCH_BASE + index as u64 * 4096);
+            memory::free_frames(mfn, 0);
+        }
+    }
+}
+
+/// The contents of a boot module.
+fn module_bytes(start: u64, end: u64) -> &'static [u8] {
+    // SAFETY: modules lie in RAM that was reserved for them, which the direct map
+    // shows; nobody writes them until they are released.
+    unsafe {
+        core::slice::from_raw_parts(
+            memory::direct(Mfn(start >> 12)).wrapping_add(start & 0xfff) as *const u8,
+            (end - start) as usize,
+        )
+    }
+}
+
+/// Dom0's frames: extents of pseudo-physical frames in a row.
+struct Frames(Vec<(u64, u64, Mfn)>);
+
+impl Frames {
+    fn mfn(&self, pfn: Pfn) -> Option<Mfn> {
+        let at = self.0.partition_point(|&(first, _, _)| first <= pfn.0);
+        let &(first, count, mfn) = self.0.get(at.checked_sub(1)?)?;
+        let offset = pfn.0 - first;
+        (offset < count).then_some(Mfn(mfn.0 + offset))
+    }
+}
+
+/// What CPUID shows to Dom0.
+fn cpu_policy() -> CpuidPolicy {
+    let hardware = Hardware {
+        arch_capabilities: entry::rdmsr_safe(ARCH_CAPABILITIES),
+        cpuid_faulting: entry::rdmsr_safe(PLATFORM_INFO).unwrap_or(0) & (1 << 31) != 0,
+        spec_ctrl: false,
+        lfence_dispatch: false,
+        null_selector_clears_base: false,
+        end_mfn: Host.end_mfn().0,
+    };
+    let raw = |leaf, subleaf| {
+        let result = raw_cpuid::native_cpuid::cpuid_count(leaf, subleaf);
+        [result.eax, result.ebx, result.ecx, result.edx]
+    };
+    CpuidPolicy::for_pv(raw, &hardware, true, &options().cpuid, &options().dom0_cpuid)
+}
+
+/// Sets up the page types of all memory.
+fn init_mm() {
+    let features = cpu::features();
+    let config = MmConfig {
+        nx: features.nx,
+        self_snoop: features.vendor == cpu::Vendor::Intel,
+        legacy_substitute: host::allocate(0, None).map(|(mfn, _)| mfn),
+    };
+    host::set_mm(Mm::new(Host, config));
+}
+
+/// Makes Dom0 from the boot modules. Whatever is wrong ends the boot with a message.
+pub fn create() -> Arc<Domain> {
+    init_mm();
+    let info = start::boot_info();
+    let (kernel_module, initrd_module) = match info.dom0() {
+        Ok(modules) => modules,
+        Err(error) => fail(format_args!("{error}")),
+    };
+    let kernel_bytes = module_bytes(kernel_module.start, kernel_module.end);
+    let initrd = initrd_module.map(|module| module_bytes(module.start, module.end));
+
+    let image = match KernelImage::parse(kernel_bytes) {
+        Ok(image) => image,
+        Err(error) => fail(format_args!("Dom0 kernel: {error}")),
+    };
+    let mut scratch = match Scratch::new(image.buffer_size()) {
+        Ok(scratch) => scratch,
+        Err(_) => fail(format_args!(
+            "Too little memory to unpack the Dom0 kernel: it takes {} MiB",
+            image.buffer_size() >> 20
+        )),
+    };
+    let file = match image.unpack(scratch.bytes()) {
+        Ok(file) => file,
+        Err(error) => fail(format_args!("Dom0 kernel: {error}")),
+    };
+    let kernel = match Kernel::parse(file) {
+        Ok(kernel) => kernel,
+        Err(error) => fail(format_args!("Dom0 kernel: {error}")),
+    };
+    let initrd_size = initrd.map_or(0, <[u8]>::len) as u64;
+
+    // What unpacking holds now, Dom0 may not count on: it is allocated meanwhile.
+    let free = memory::heap().free_frames();
+    let available = free.saturating_sub((free / 16).clamp(RESERVE.0, RESERVE.1));
+    let (size, max_pages) = options().dom0_mem.resolve(available);
+    let pages = layout::clip_pages(&kernel, size.min(available), initrd_size);
+    let layout = match Layout::new(&kernel, pages, initrd_size) {
+        Ok(layout) => layout,
+        Err(error) => fail(format_args!("Dom0 with {} MiB of memory: {error}", pages >> 8)),
+    };
+    let max_pages = max_pages.max(pages);
+
+    let memory = match mm().create_domain(DomainId::DOM0, true, max_pages) {
+        Ok(memory) => memory,
+        Err(error) => fail(format_args!("Dom0's memory: {error:?}")),
+    };
+    let vcpus = options().dom0_vcpus(percpu::online_count()).clamp(1, domain::MAX_VCPUS);
+    let domain = match assemble(memory, vcpus) {
+        Ok(domain) => domain,
+        Err(error) => fail(format_args!("Dom0: {error:?}")),
+    };
+    let frames = match allocate(&domain, pages) {
+        Ok(frames) => frames,
+        Err(error) => fail(format_args!(
+            "Dom0's {} MiB of memory cannot be allocated: {error:?}",
+            pages >> 8
+        )),
+    };
+    for &(first, count, mfn) in &frames.0 {
+        for n in 0..count {
+            mm().m2p().set(Mfn(mfn.0 + n), Pfn(first + n));
+        }
+    }
+    let line = command_line(kernel_module.command_line.as_str());
+    let contents = Contents {
+        kernel: &kernel,
+        layout: &layout,
+        initrd: initrd.map_or(Initrd::None, Initrd::Copy),
+        command_line: line.as_bytes(),
+        shared_info: domain.shared_info.address(),
+    };
+    let initial = match populate::populate(&Host, &|pfn| frames.mfn(pfn), &contents) {
+        Ok(initial) => initial,
+        Err(error) => fail(format_args!("Dom0: {error}")),
+    };
+    printk!(
+        "Dom0: {} MiB, {vcpus} vCPUs; kernel {:#x} -> {:#x}, entry {:#x}, start_info {:#x}",
+        pages >> 8,
+        kernel.start,
+        kernel.end,
+        initial.rip,
+        initial.rsi
+    );
+    drop(scratch);
+    release_modules();
+    let vcpu = match domain.vcpu(VcpuId(0)) {
+        Some(vcpu) => vcpu,
+        None => fail(format_args!("Dom0 has no vCPU")),
+    };
+    // As on Xen, the first top-level table is pinned; the guest unpins it.
+    if let Err(error) = hypercall::pin_top_table(vcpu, initial.top_table, &Patient) {
+        fail(format_args!("Dom0's first page tables are refused: {error:?}"));
+    }
+    if let Err(error) = mm().install_tables(
+        &domain.mm,
+        &mut vcpu.tables.lock(),
+        initial.top_table,
+        None,
+        &Patient,
+    ) {
+        fail(format_args!("Dom0's first page tables are refused: {error:?}"));
+    }
+    set_registers(vcpu, &initial);
+    domain
+}
+
+/// Dom0's command line: the module's, and what follows `--` of the hypervisor's.
+fn command_line(module: &str) -> alloc::string::String {
+    let extra = start::boot_info().dom0_extra();
+    let mut line = alloc::string::String::from(module);
+    if !extra.is_empty() {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(extra);
+    }
+    line
+}
+
+/// Makes the domain around its memory.
+fn assemble(memory: Arc<overcast_core::mm::DomainMemory>, vcpus: u32) -> Result<Arc<Domain>, Error> {
+    let (shared_info, _) = host::allocate(0, None).ok_or(Error::NoMemory)?;
+    let (spare_info, _) = host::allocate(0, None).ok_or(Error::NoMemory)?;
+    mm().share_page(&memory, shared_info, true)?;
+    let events = EventChannels::new(DomainId::DOM0, vcpus, Some(shared_info), u32::MAX)?;
+    let grants = crate::grants::create(DomainId::DOM0)?;
+    let domain = Domain::new(
+        DomainId::DOM0,
+        true,
+        memory,
+        events,
+        grants,
+        shared_info,
+        spare_info,
+        cpu_policy(),
+        vcpus,
+    );
+    for id in (0..vcpus).map(VcpuId) {
+        let vcpu = domain.add_vcpu(id).ok_or(Error::NoMemory)?;
+        let affinity = if options().dom0_vcpus_pin {
+            CpuSet::one(overcast_core::ids::CpuId(id.0 % percpu::online_count().max(1)))
+        } else {
+            CpuSet::ALL
+        };
+        schedule::add(vcpu, affinity)?;
+    }
+    domain::insert(domain.clone());
+    time::write_wall_clock(&domain);
+    Ok(domain)
+}
+
+/// Allocates Dom0's memory in chunks as large as there are.
+fn allocate(domain: &Domain, pages: u64) -> Result<Frames, Error> {
+    let mut extents = Vec::new();
+    let mut pfn = 0;
+    let mut order = CHUNK_ORDER;
+    while pfn < pages {
+        while order > 0 && 1 << order > pages - pfn {
+            order -= 1;
+        }
+        match mm().allocate_pages(&domain.mm, order) {
+            Ok(mfn) => {
+                extents.push((pfn, 1 << order, mfn));
+                pfn += 1 << order;
+            }
+            Err(Error::NoMemory) if order > 0 => order -= 1,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Frames(extents))
+}
+
+/// Gives the memory of the boot modules to the heap.
+fn release_modules() {
+    for module in start::boot_info().modules() {
+        memory::release(Range::new(module.start, module.end));
+    }
+}
+
+/// Sets the registers of Dom0's first vCPU as the public interface has them at the start.
+fn set_registers(vcpu: &Vcpu, initial: &populate::InitialState) {
+    vcpu.kernel_cr3.set(initial.top_table.address().get());
+    vcpu.kernel_mode.set(true);
+    // SAFETY: the vCPU never ran, and nobody else sets it up.
+    let regs = unsafe { vcpu.saved_registers() };
+    *regs = Registers {
+        rip: initial.rip,
+        rsp: initial.rsp,
+        rsi: initial.rsi,
+        cs: FLAT_RING3_CS64.into(),
+        ss: FLAT_RING3_SS64.into(),
+        rflags: rflags::IF | rflags::FIXED,
+        ..Registers::default()
+    };
+    vcpu.cr4.set(crate::pv::emulate::allowed_cr4(vcpu, 0));
+    vcpu.info().upcall_mask.store(1, core::sync::atomic::Ordering::Relaxed);
+    vcpu.set_power(Power::Up);
+}

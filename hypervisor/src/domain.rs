@@ -1,0 +1,248 @@
+//! Domains: what there is of them, and their end.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use overcast_core::addr::{MachineAddress, Mfn};
+use overcast_core::cpuid::CpuidPolicy;
+use overcast_core::event::{EventChannels, HypervisorEvent};
+use overcast_core::grant::GrantTable;
+use overcast_core::ids::{DomainId, VcpuId};
+use overcast_core::machine::Memory;
+use overcast_core::mm::DomainMemory;
+use spin::{Mutex, Once, RwLock};
+use xen_abi::sched::*;
+use xen_abi::xen::VcpuInfo;
+
+use crate::arch::registers::Registers;
+use crate::host::Host;
+use crate::vcpu::{self, Vcpu};
+use crate::{dump, schedule};
+
+/// `vcpu_info`s in `shared_info` (`XEN_LEGACY_MAX_VCPUS`).
+const LEGACY_VCPUS: u32 = 32;
+/// The most vCPUs that a domain may have: those of `shared_info`, and as many
+/// as one frame of stand-in `vcpu_info`s holds.
+pub const MAX_VCPUS: u32 = LEGACY_VCPUS + (4096 / size_of::<VcpuInfo>()) as u32;
+/// Shutdown code of a domain that is not shutting down.
+const NOT_SHUT_DOWN: u32 = u32::MAX;
+
+/// A domain.
+pub struct Domain {
+    /// Its number.
+    pub id: DomainId,
+    /// Whether it is a control domain.
+    pub privileged: bool,
+    /// Its UUID.
+    pub handle: [u8; 16],
+    /// Its memory.
+    pub mm: Arc<DomainMemory>,
+    /// Its event channels.
+    pub events: Arc<EventChannels>,
+    /// Its grants.
+    pub grants: Arc<GrantTable>,
+    /// The frame of its `shared_info`.
+    pub shared_info: Mfn,
+    /// A frame of `vcpu_info`s for vCPUs that have none in `shared_info` yet.
+    spare_info: Mfn,
+    /// What CPUID shows to it.
+    pub cpu_policy: CpuidPolicy,
+    vcpus: Box<[Once<Box<Vcpu>>]>,
+    /// Bits of `VMASST_TYPE_*` that are switched on.
+    pub assists: AtomicU64,
+    /// How often it is paused by a control domain or the hypervisor.
+    pub pauses: AtomicU32,
+    shutdown_reason: AtomicU32,
+    shutdown_code: AtomicU32,
+    crashed: AtomicBool,
+    /// A bit for each watchdog in use.
+    pub watchdogs: Mutex<u32>,
+    /// The memory map that its builder gave it.
+    pub memory_map: Mutex<Vec<[u8; 20]>>,
+    /// On which CPU's queue each watchdog is; 0 for none.
+    pub watchdog_places: [AtomicU32; 2],
+}
+
+static DOMAINS: RwLock<BTreeMap<DomainId, Arc<Domain>>> = RwLock::new(BTreeMap::new());
+
+impl Domain {
+    /// Puts a domain together.
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        id: DomainId,
+        privileged: bool,
+        mm: Arc<DomainMemory>,
+        events: Arc<EventChannels>,
+        grants: Arc<GrantTable>,
+        shared_info: Mfn,
+        spare_info: Mfn,
+        cpu_policy: CpuidPolicy,
+        max_vcpus: u32,
+    ) -> Arc<Self> {
+        if let Some(frame) = Host.frame(spare_info) {
+            // Upcalls are masked until the guest registers a structure of its own.
+            (0..4096 / size_of::<VcpuInfo>()).for_each(|n| frame.store_u8(n * size_of::<VcpuInfo>() + 1, 1));
+        }
+        Arc::new(Self {
+            id,
+            privileged,
+            handle: [0; 16],
+            mm,
+            events,
+            grants,
+            shared_info,
+            spare_info,
+            cpu_policy,
+            vcpus: (0..max_vcpus.min(MAX_VCPUS)).map(|_| Once::new()).collect::<Vec<_>>().into(),
+            assists: AtomicU64::new(0),
+            pauses: AtomicU32::new(0),
+            shutdown_reason: AtomicU32::new(NOT_SHUT_DOWN),
+            shutdown_code: AtomicU32::new(NOT_SHUT_DOWN),
+            crashed: AtomicBool::new(false),
+            watchdogs: Mutex::new(0),
+            memory_map: Mutex::new(Vec::new()),
+            watchdog_places: Default::default(),
+        })
+    }
+
+    /// Makes one of its vCPUs; `None` if there is no memory or no such vCPU.
+    pub fn add_vcpu(self: &Arc<Self>, id: VcpuId) -> Option<&Vcpu> {
+        let slot = self.vcpus.get(id.0 as usize)?;
+        let info = self.default_info(id);
+        let fpu = crate::arch::fpu::FpuState::new()?;
+        let msrs = overcast_core::msr::VcpuMsrs::default();
+        Some(slot.call_once(|| Box::new(Vcpu::new(id, Arc::as_ptr(self), info, fpu, msrs))))
+    }
+
+    /// Where a vCPU's `vcpu_info` is while it has not registered one.
+    fn default_info(&self, id: VcpuId) -> MachineAddress {
+        let size = size_of::<VcpuInfo>() as u64;
+        let (frame, index) = if id.0 < LEGACY_VCPUS {
+            (self.shared_info, id.0)
+        } else {
+            (self.spare_info, id.0 - LEGACY_VCPUS)
+        };
+        MachineAddress(frame.address().get() + u64::from(index) * size)
+    }
+
+    /// One of its vCPUs.
+    pub fn vcpu(&self, id: VcpuId) -> Option<&Vcpu> {
+        self.vcpus.get(id.0 as usize)?.get().map(Box::as_ref)
+    }
+
+    /// All its vCPUs.
+    pub fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
+        self.vcpus.iter().filter_map(|slot| slot.get().map(Box::as_ref))
+    }
+
+    /// How many vCPUs it may have.
+    pub fn max_vcpus(&self) -> u32 {
+        self.vcpus.len() as u32
+    }
+
+    /// Whether an assist is switched on.
+    pub fn has_assist(&self, kind: u32) -> bool {
+        self.assists.load(Ordering::Relaxed) & (1 << kind) != 0
+    }
+
+    /// Whether it crashed.
+    pub fn is_crashed(&self) -> bool {
+        self.crashed.load(Ordering::Relaxed)
+    }
+
+    /// Sets the code that the next shutdown reports instead of its own.
+    pub fn set_shutdown_code(&self, code: u32) {
+        let _ = self.shutdown_code.compare_exchange(
+            NOT_SHUT_DOWN,
+            code,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+    }
+
+    /// Why it shut down, if it did.
+    pub fn shutdown_reason(&self) -> Option<u32> {
+        match self.shutdown_reason.load(Ordering::Acquire) {
+            NOT_SHUT_DOWN => None,
+            reason => Some(reason),
+        }
+    }
+}
+
+/// Makes a domain known.
+pub fn insert(domain: Arc<Domain>) {
+    DOMAINS.write().insert(domain.id, domain);
+}
+
+/// A domain by its number.
+pub fn find(id: DomainId) -> Option<Arc<Domain>> {
+    DOMAINS.read().get(&id).cloned()
+}
+
+/// A domain by its number, or the caller's own for `DOMID_SELF`.
+pub fn resolve(caller: &Domain, id: DomainId) -> Option<Arc<Domain>> {
+    find(if id == DomainId::SELF { caller.id } else { id })
+}
+
+/// All domains.
+pub fn all() -> Vec<Arc<Domain>> {
+    DOMAINS.read().values().cloned().collect()
+}
+
+/// Calls a function with a vCPU, if there is such a one.
+pub fn with_vcpu(domain: DomainId, vcpu: VcpuId, call: impl FnOnce(&Vcpu)) {
+    // Mostly it is one of the running domain, which cannot go away meanwhile.
+    if let Some(current) = vcpu::try_current()
+        && current.domain().id == domain
+    {
+        if let Some(vcpu) = current.domain().vcpu(vcpu) {
+            call(vcpu);
+        }
+        return;
+    }
+    if let Some(domain) = find(domain)
+        && let Some(vcpu) = domain.vcpu(vcpu)
+    {
+        call(vcpu);
+    }
+}
+
+/// An event for a consumer in the hypervisor. There is none yet.
+pub fn hypervisor_event(event: HypervisorEvent) {
+    log::debug!("an event for nobody: {event:?}");
+}
+
+/// Ends a domain for a reason (`SHUTDOWN_*`, sched.h). Dom0's end is the machine's.
+pub fn shutdown(domain: &Domain, reason: u32) {
+    let reason = match domain.shutdown_code.load(Ordering::Acquire) {
+        NOT_SHUT_DOWN => reason,
+        code => code,
+    };
+    if domain
+        .shutdown_reason
+        .compare_exchange(NOT_SHUT_DOWN, reason, Ordering::AcqRel, Ordering::Acquire)
+        .is_err()
+    {
+        return;
+    }
+    if domain.id == DomainId::DOM0 {
+        crate::shutdown::dom0(reason);
+    }
+    domain.vcpus().for_each(schedule::sleep);
+}
+
+/// Crashes the domain of the running vCPU: a guest did what cannot be undone.
+pub fn crash_current(vcpu: &Vcpu, regs: &Registers, why: &str) {
+    let domain = vcpu.domain();
+    if domain.crashed.swap(true, Ordering::AcqRel) {
+        schedule::sleep(vcpu);
+        return;
+    }
+    log::error!("{}v{} crashed: {why}", domain.id, vcpu.id);
+    dump::vcpu(vcpu, regs);
+    shutdown(domain, SHUTDOWN_CRASH);
+    schedule::sleep(vcpu);
+}

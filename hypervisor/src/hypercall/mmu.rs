@@ -1,0 +1,283 @@
+//! `mmu_update`, `mmuext_op` and `update_va_mapping` (xen.h): a guest's page tables.
+
+use core::arch::asm;
+
+use overcast_core::addr::{GuestVirtual, Mfn};
+use overcast_core::error::{Error, Result};
+use overcast_core::ids::{CpuSet, DomainId};
+use overcast_core::machine::{Preempt, Tlb};
+use overcast_core::mm::{FlushRequest, FlushScope, FlushWhat, MmuCaller, VcpuMachine};
+use xen_abi::xen::{GuestHandle, MMUEXT_NEW_BASEPTR, MMUEXT_PIN_L4_TABLE, MmuUpdate, MmuextOp};
+
+use super::{Call, PreemptByEvents};
+use crate::arch::{percpu, tlb};
+use crate::guest;
+use crate::host::{Host, mm};
+use crate::pv::descriptors;
+use crate::vcpu::Vcpu;
+
+/// Bit of the count that says that the call is being continued.
+const PREEMPTED: u32 = 1 << 31;
+/// Operations between two looks at whether to stop.
+const BATCH: u32 = 32;
+
+/// The CPUs on which a domain's vCPUs are loaded.
+fn domain_cpus(vcpu: &Vcpu) -> CpuSet {
+    let mut cpus = CpuSet::EMPTY;
+    vcpu.domain().vcpus().filter_map(Vcpu::cpu).for_each(|cpu| cpus.insert(cpu));
+    cpus
+}
+
+/// The CPUs of the vCPUs whose bits are set in the bitmap at a guest address.
+fn cpus_of_bitmap(vcpu: &Vcpu, bitmap: u64) -> Result<CpuSet> {
+    let mut cpus = CpuSet::EMPTY;
+    let max = vcpu.domain().max_vcpus();
+    let mut bytes = [0u8; 16];
+    let len = (max as usize).div_ceil(8).min(bytes.len());
+    guest::read_bytes(GuestVirtual(bitmap), &mut bytes[..len])?;
+    for other in vcpu.domain().vcpus() {
+        let id = other.id.0 as usize;
+        if bytes.get(id / 8).is_some_and(|byte| byte & (1 << (id % 8)) != 0)
+            && let Some(cpu) = other.cpu()
+        {
+            cpus.insert(cpu);
+        }
+    }
+    Ok(cpus)
+}
+
+/// Does a flush that the guest asked for.
+fn flush(vcpu: &Vcpu, request: FlushRequest) -> Result<()> {
+    let cpus = match request.scope {
+        FlushScope::Local => CpuSet::one(percpu::this().cpu),
+        FlushScope::Domain => domain_cpus(vcpu),
+        FlushScope::Vcpus(bitmap) => cpus_of_bitmap(vcpu, bitmap)?,
+    };
+    match request.what {
+        FlushWhat::All => Host.flush(&cpus),
+        FlushWhat::Address(address) => Host.flush_page(&cpus, address),
+    }
+    Ok(())
+}
+
+/// The running vCPU, as page-table operations act on it.
+struct Running<'a>(&'a Vcpu);
+
+impl VcpuMachine for Running<'_> {
+    fn load_kernel_base(&mut self, root: Mfn) {
+        let vcpu = self.0;
+        descriptors::drop_ldt_pages(vcpu);
+        vcpu.kernel_cr3.set(root.address().get());
+        // SAFETY: the table was validated, and the vCPU holds references to it.
+        unsafe { tlb::write_cr3_and_flush(root) };
+    }
+
+    fn set_user_base(&mut self, root: Option<Mfn>) {
+        self.0.user_cr3.set(root.map_or(0, |root| root.address().get()));
+    }
+
+    fn set_ldt(&mut self, base: u64, entries: u32) {
+        let vcpu = self.0;
+        if vcpu.ldt.get() != (base, entries) {
+            descriptors::drop_ldt_pages(vcpu);
+            vcpu.ldt.set((base, entries));
+            descriptors::load_ldt(vcpu);
+        }
+    }
+
+    fn flush(&mut self, request: FlushRequest) -> Result<()> {
+        flush(self.0, request)
+    }
+
+    fn flush_cache(&mut self, _all_cpus: bool) {
+        // SAFETY: writes caches back; changes no memory.
+        unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
+    }
+}
+
+/// Has the running vCPU run on another root table in kernel mode, as a write of
+/// CR3 asks for.
+pub fn new_kernel_base(vcpu: &Vcpu, caller: &mut MmuCaller<'_>, root: Mfn) -> Result<()> {
+    let owner = mm().page_owner(caller.domain, DomainId::SELF)?;
+    let op = MmuextOp {
+        cmd: MMUEXT_NEW_BASEPTR,
+        _pad0: [0; 4],
+        arg1: root.0,
+        arg2: 0,
+    };
+    mm().mmuext_op(caller, &mut Running(vcpu), owner, op)
+}
+
+/// Pins a level-4 table of a domain whose vCPU does not run yet.
+pub fn pin_top_table(vcpu: &Vcpu, root: Mfn, preempt: &dyn Preempt) -> Result<()> {
+    let domain = &vcpu.domain().mm;
+    let owner = mm().page_owner(domain, DomainId::SELF)?;
+    let mut tables = vcpu.tables.lock();
+    let mut caller = MmuCaller {
+        domain,
+        tables: &mut tables,
+        preempt,
+    };
+    let op = MmuextOp {
+        cmd: MMUEXT_PIN_L4_TABLE,
+        _pad0: [0; 4],
+        arg1: root.0,
+        arg2: 0,
+    };
+    mm().mmuext_op(&mut caller, &mut Running(vcpu), owner, op)
+}
+
+/// Notes how many operations were done where the guest wants to know.
+fn write_done(done: GuestHandle, count: u32) -> Result<()> {
+    if done.is_null() {
+        return Ok(());
+    }
+    guest::write_item(done, 0, &count)
+}
+
+/// How many were done before, when the call is continued; checks the handles.
+fn begin(call: &Call<'_>) -> Result<(u32, u32)> {
+    let count = call.args[1] as u32;
+    let done = call.handle(2);
+    if count & PREEMPTED == 0 {
+        return Ok((count, 0));
+    }
+    let before = if done.is_null() {
+        0
+    } else {
+        guest::read_item(done, 0)?
+    };
+    Ok((count & !PREEMPTED, before))
+}
+
+/// Leaves `count` operations from `index` on for the next time.
+fn go_on<T>(call: &mut Call<'_>, count: u32, index: u32, before: u32) -> Result<i64> {
+    call.args[0] = guest::item::<T>(call.handle(0), index.into())?.0;
+    call.args[1] = u64::from((count - index) | PREEMPTED);
+    write_done(call.handle(2), before.wrapping_add(index))?;
+    Err(Error::Restart)
+}
+
+/// `HYPERVISOR_mmu_update(requests, count, done, domain)`: 0 when all were done,
+/// the error of the first that failed else; `done` gets how many succeeded.
+pub fn mmu_update(call: &mut Call<'_>) -> Result<i64> {
+    let vcpu = call.vcpu;
+    let preempt = PreemptByEvents(vcpu);
+    mm().finish_deferred(&mut vcpu.tables.lock().deferred, &preempt)?;
+    let (count, before) = begin(call)?;
+    if !guest::item::<MmuUpdate>(call.handle(0), 0)?
+        .access_ok(u64::from(count).saturating_mul(size_of::<MmuUpdate>() as u64))
+    {
+        return Err(Error::Fault);
+    }
+    let (table_owner, pg_owner) = mm().mmu_update_targets(&call.domain.mm, call.args[3] as u32)?;
+    if table_owner.id() != call.domain.id
+        && crate::domain::find(table_owner.id()).is_none_or(|other| other.vcpus().next().is_none())
+    {
+        return Err(Error::Invalid);
+    }
+    let mut result = Ok(());
+    let mut index = 0;
+    while index < count {
+        if index != 0 && index.is_multiple_of(BATCH) && call.preempt() {
+            return go_on::<MmuUpdate>(call, count, index, before);
+        }
+        let request: MmuUpdate = match guest::read_item(call.handle(0), index.into()) {
+            Ok(request) => request,
+            Err(error) => {
+                result = Err(error);
+                break;
+            }
+        };
+        let mut tables = vcpu.tables.lock();
+        let mut caller = MmuCaller {
+            domain: &call.domain.mm,
+            tables: &mut tables,
+            preempt: &preempt,
+        };
+        result = mm().mmu_update(&mut caller, &table_owner, pg_owner, request.ptr, request.val);
+        drop(tables);
+        match result {
+            Ok(()) => {}
+            Err(Error::Restart) => return go_on::<MmuUpdate>(call, count, index, before),
+            Err(_) => break,
+        }
+        index += 1;
+    }
+    write_done(call.handle(2), before.wrapping_add(index))?;
+    result.map(|()| 0)
+}
+
+/// `HYPERVISOR_mmuext_op(ops, count, done, domain)`: like `mmu_update`.
+pub fn mmuext_op(call: &mut Call<'_>) -> Result<i64> {
+    let vcpu = call.vcpu;
+    let preempt = PreemptByEvents(vcpu);
+    mm().finish_deferred(&mut vcpu.tables.lock().deferred, &preempt)?;
+    let (count, before) = begin(call)?;
+    if !guest::item::<MmuextOp>(call.handle(0), 0)?
+        .access_ok(u64::from(count).saturating_mul(size_of::<MmuextOp>() as u64))
+    {
+        return Err(Error::Fault);
+    }
+    let owner = mm().page_owner(&call.domain.mm, DomainId(call.args[3] as u16))?;
+    mm().may_target(&call.domain.mm, owner.id)?;
+    let mut result = Ok(());
+    let mut index = 0;
+    while index < count {
+        if index != 0 && call.preempt() {
+            return go_on::<MmuextOp>(call, count, index, before);
+        }
+        let op: MmuextOp = match guest::read_item(call.handle(0), index.into()) {
+            Ok(op) => op,
+            Err(error) => {
+                result = Err(error);
+                break;
+            }
+        };
+        let mut tables = vcpu.tables.lock();
+        let mut caller = MmuCaller {
+            domain: &call.domain.mm,
+            tables: &mut tables,
+            preempt: &preempt,
+        };
+        result = mm().mmuext_op(&mut caller, &mut Running(vcpu), owner, op);
+        drop(tables);
+        match result {
+            Ok(()) => {}
+            Err(Error::Restart) => return go_on::<MmuextOp>(call, count, index, before),
+            Err(_) => break,
+        }
+        index += 1;
+    }
+    write_done(call.handle(2), before.wrapping_add(index))?;
+    result.map(|()| 0)
+}
+
+/// Maps `value` at a linear address and flushes as `flags` ask.
+fn map_address(call: &mut Call<'_>, owner: DomainId) -> Result<i64> {
+    let (address, value, flags) = (call.args[0], call.args[1], call.args[2]);
+    let vcpu = call.vcpu;
+    let owner = mm().page_owner(&call.domain.mm, owner)?;
+    let mut tables = vcpu.tables.lock();
+    let mut caller = MmuCaller {
+        domain: &call.domain.mm,
+        tables: &mut tables,
+        preempt: &PreemptByEvents(vcpu),
+    };
+    let request = mm().update_va_mapping(&mut caller, owner, address, value, flags)?;
+    drop(tables);
+    if let Some(request) = request {
+        flush(vcpu, request)?;
+    }
+    Ok(0)
+}
+
+/// `HYPERVISOR_update_va_mapping(address, value, flags)`.
+pub fn update_va_mapping(call: &mut Call<'_>) -> Result<i64> {
+    map_address(call, DomainId::SELF)
+}
+
+/// `HYPERVISOR_update_va_mapping_otherdomain(address, value, flags, domain)`.
+pub fn update_va_mapping_otherdomain(call: &mut Call<'_>) -> Result<i64> {
+    map_address(call, DomainId(call.args[3] as u16))
+}

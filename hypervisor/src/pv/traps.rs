@@ -1,0 +1,105 @@
+//! Exceptions that a guest caused.
+
+use overcast_core::addr::GuestVirtual;
+
+use crate::arch::fpu;
+use crate::arch::registers::{Registers, vector};
+use crate::arch::traps::ldt_window_offset;
+use crate::pv::bounce;
+use crate::pv::{descriptors, emulate};
+use crate::vcpu::{CR0_TS, DR6_DEFAULT, Vcpu};
+
+/// Page-fault error code: the page was present.
+const PF_PRESENT: u32 = 1 << 0;
+/// Page-fault error code: a write.
+const PF_WRITE: u32 = 1 << 1;
+/// Page-fault error code: a reserved bit was set.
+const PF_RESERVED: u32 = 1 << 3;
+/// Page-fault error code: an instruction fetch.
+const PF_FETCH: u32 = 1 << 4;
+
+/// Error-code bit: the fault was found while an external event was delivered.
+const EC_EXTERNAL: u32 = 1 << 0;
+/// Error-code bit: the index is one of the IDT.
+const EC_IDT: u32 = 1 << 1;
+
+/// Handles an exception of the running guest. `address` is CR2 for page faults
+/// and DR6 for debug exceptions.
+pub fn from_guest(vcpu: &Vcpu, regs: &mut Registers, address: u64) {
+    let number = regs.vector as u8;
+    match number {
+        vector::PAGE_FAULT => page_fault(vcpu, regs, address),
+        vector::GENERAL_PROTECTION => general_protection(vcpu, regs),
+        vector::INVALID_OPCODE => {
+            if !emulate::invalid_opcode(vcpu, regs) {
+                bounce::inject(vcpu, regs, number, None);
+            }
+        }
+        vector::NO_DEVICE => no_device(vcpu, regs),
+        vector::DEBUG => {
+            let reported = address & !DR6_DEFAULT;
+            vcpu.dr6
+                .set((vcpu.dr6.get() | reported) & (address | !DR6_DEFAULT));
+            bounce::inject(vcpu, regs, number, None);
+        }
+        vector::DOUBLE_FAULT => crate::arch::panic::fatal(regs, "double fault"),
+        vector::INVALID_TSS
+        | vector::NO_SEGMENT
+        | vector::STACK_FAULT
+        | vector::ALIGNMENT_CHECK => bounce::inject(vcpu, regs, number, Some(regs.error_code)),
+        _ => bounce::inject(vcpu, regs, number, None),
+    }
+}
+
+/// #NM: FPU use with the guest's own CR0.TS set.
+fn no_device(vcpu: &Vcpu, regs: &mut Registers) {
+    fpu::clear_ts();
+    if vcpu.cr0.get() & CR0_TS != 0 {
+        vcpu.cr0.set(vcpu.cr0.get() & !CR0_TS);
+        bounce::inject(vcpu, regs, vector::NO_DEVICE, None);
+    }
+}
+
+fn page_fault(vcpu: &Vcpu, regs: &mut Registers, address: u64) {
+    let code = regs.error_code;
+    let mut address = address;
+    if let Some(offset) = ldt_window_offset(address) {
+        // The CPU looked into the LDT for the guest.
+        if code & PF_RESERVED == 0 && descriptors::show_ldt_page(vcpu, offset) {
+            return;
+        }
+        address = vcpu.ldt.get().0.wrapping_add(offset);
+    } else if vcpu.kernel_mode.get()
+        && code & (PF_PRESENT | PF_WRITE | PF_RESERVED | PF_FETCH) == PF_PRESENT | PF_WRITE
+        && !(GuestVirtual::HYPERVISOR_START..GuestVirtual::HYPERVISOR_END).contains(&address)
+        && emulate::page_table_write(vcpu, regs, GuestVirtual(address))
+    {
+        return;
+    }
+    bounce::inject_page_fault(vcpu, regs, code, address);
+}
+
+fn general_protection(vcpu: &Vcpu, regs: &mut Registers) {
+    let code = regs.error_code;
+    if code & EC_EXTERNAL == 0 && code & EC_IDT != 0 {
+        // An `int n` that the hypervisor's own gate refused. The error code names
+        // n, but some emulators compute it wrongly: the instruction's bytes tell.
+        if let Some((number, length)) = emulate::software_interrupt_number(regs) {
+            let trap = vcpu.trap(number);
+            let kernel = vcpu.kernel_mode.get();
+            // The guest's gate: its privilege level against the guest's own ring.
+            let ring = if kernel { 1 } else { 3 };
+            if trap.flags & 3 >= ring {
+                regs.rip = regs.rip.wrapping_add(length.into());
+                bounce::inject(vcpu, regs, number, None);
+                return;
+            }
+            let code = u32::from(number) << 3 | EC_IDT;
+            bounce::inject(vcpu, regs, vector::GENERAL_PROTECTION, Some(code));
+            return;
+        }
+    } else if code == 0 && emulate::privileged(vcpu, regs) {
+        return;
+    }
+    bounce::inject(vcpu, regs, vector::GENERAL_PROTECTION, Some(code));
+}

@@ -1,0 +1,388 @@
+//! Running vCPUs on CPUs: the scheduler's decisions carried out, blocking and
+//! waking, and the switch from one vCPU to another.
+//!
+//! # Invariants
+//!
+//! - A vCPU's registers are either on one CPU (`running_on` says which), or
+//!   whole in memory; `Scheduler::context_saved` is called only in the second case.
+//! - A waker first makes visible what it wakes for (a pending event), then looks
+//!   at `blocked`; a vCPU that blocks first sets `blocked`, then looks for events.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use overcast_core::error::{Error, Result};
+use overcast_core::ids::{CpuId, CpuSet, MAX_CPUS};
+use overcast_core::machine::Memory;
+use overcast_core::sched::{Scheduler, Unit};
+use spin::Lazy;
+use x86_64::instructions::interrupts;
+use xen_abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING};
+
+use crate::arch::entry::{self, Segment};
+use crate::arch::percpu::{self, PerCpu, SoftIrq};
+use crate::arch::registers::Registers;
+use crate::arch::{apic, cpu, debug, fpu, msr, paging, tlb};
+use crate::pv::bounce::{self, Bounce};
+use crate::pv::{descriptors, emulate};
+use crate::vcpu::{self, CR0_TS, Power, Vcpu};
+use crate::{printk, softirq, start, time};
+
+/// The weight of a vCPU unless it is given another.
+const DEFAULT_WEIGHT: u32 = 256;
+
+/// The scheduler of the machine.
+static SCHEDULER: Lazy<Scheduler<VcpuRef>> = Lazy::new(|| {
+    let rate_limit = u64::from(start::options().sched_ratelimit_us) * 1000;
+    Scheduler::new(MAX_CPUS, rate_limit)
+});
+
+/// A vCPU as the scheduler holds it.
+///
+/// It is valid as long as the vCPU's unit is in the scheduler: a domain takes
+/// its units out before it goes away.
+pub struct VcpuRef(*const Vcpu);
+
+// SAFETY: a `Vcpu` may be used from every CPU.
+unsafe impl Send for VcpuRef {}
+// SAFETY: as above.
+unsafe impl Sync for VcpuRef {}
+
+impl VcpuRef {
+    fn get(&self) -> &'static Vcpu {
+        // SAFETY: see the type: valid while the scheduler knows the unit, which
+        // holds at least until the CPU that got it schedules again.
+        unsafe { &*self.0 }
+    }
+}
+
+/// What the scheduler knows of a vCPU; `None` before [`add`].
+fn unit(vcpu: &Vcpu) -> Option<&Arc<Unit<VcpuRef>>> {
+    vcpu.unit.get()
+}
+
+/// Lets the scheduler use a CPU. Called on that CPU.
+pub fn add_cpu(cpu: CpuId) {
+    if SCHEDULER.add_cpu(cpu).is_err() {
+        log::error!("CPU {cpu} cannot be scheduled on");
+    }
+}
+
+/// Makes a vCPU known to the scheduler; it sleeps until it is woken.
+pub fn add(vcpu: &Vcpu, affinity: CpuSet) -> Result<()> {
+    let unit = SCHEDULER.add(VcpuRef(vcpu), DEFAULT_WEIGHT, affinity)?;
+    vcpu.unit.call_once(|| unit);
+    Ok(())
+}
+
+/// Has a CPU look at its soft interrupts.
+fn raise_on(cpu: CpuId, softirq: SoftIrq) {
+    let Some(other) = percpu::get(cpu) else {
+        return;
+    };
+    other.raise(softirq);
+    if cpu != percpu::this().cpu {
+        apic::kick(cpu);
+    }
+}
+
+/// Whether nothing but its time slice keeps a vCPU from running.
+fn may_run(vcpu: &Vcpu) -> bool {
+    vcpu.power() == Power::Up
+        && !vcpu.blocked.load(Ordering::SeqCst)
+        && vcpu.pauses.load(Ordering::SeqCst) == 0
+        && vcpu.domain().pauses.load(Ordering::SeqCst) == 0
+        && vcpu.domain().shutdown_reason().is_none()
+}
+
+/// Lets a vCPU run if nothing keeps it from running.
+pub fn wake(vcpu: &Vcpu) {
+    if may_run(vcpu)
+        && let Some(unit) = unit(vcpu)
+        && let Some(cpu) = SCHEDULER.wake(unit, time::now())
+    {
+        raise_on(cpu, SoftIrq::Schedule);
+    }
+}
+
+/// Takes a vCPU off its CPU, unless it may run after all.
+pub fn sleep(vcpu: &Vcpu) {
+    if let Some(cpu) = unit(vcpu).and_then(|unit| SCHEDULER.sleep(unit)) {
+        raise_on(cpu, SoftIrq::Schedule);
+    }
+    // Whoever made it able to run meanwhile may have come before the line above.
+    wake(vcpu);
+}
+
+/// Has a vCPU look at its events: unblocks it, or interrupts it where it runs.
+pub fn kick(vcpu: &Vcpu) {
+    if vcpu.blocked.swap(false, Ordering::SeqCst) {
+        if vcpu.polling.swap(0, Ordering::SeqCst) != 0 {
+            vcpu.domain().events.poll_end(vcpu.id);
+        }
+        wake(vcpu);
+        return;
+    }
+    if let Some(cpu) = vcpu.cpu()
+        && cpu != percpu::this().cpu
+    {
+        apic::kick(cpu);
+    }
+}
+
+/// Gives the rest of the running vCPU's slice away.
+pub fn yield_current() {
+    if let Some(unit) = vcpu::try_current().and_then(unit) {
+        SCHEDULER.yield_now(unit);
+    }
+    percpu::this().raise(SoftIrq::Schedule);
+}
+
+/// Blocks the running vCPU until an event comes. Events are unmasked.
+pub fn block_current(vcpu: &Vcpu) {
+    vcpu.info().upcall_mask.store(0, Ordering::SeqCst);
+    vcpu.blocked.store(true, Ordering::SeqCst);
+    if vcpu.upcall_due() {
+        vcpu.blocked.store(false, Ordering::SeqCst);
+        return;
+    }
+    sleep(vcpu);
+}
+
+/// Marks the running vCPU as waiting in `SCHEDOP_poll` for `ports` ports.
+pub fn begin_poll(vcpu: &Vcpu, ports: u32) {
+    // Without ports it waits for time to pass, or for any event.
+    vcpu.polling.store(ports.max(1), Ordering::SeqCst);
+    vcpu.blocked.store(true, Ordering::SeqCst);
+}
+
+/// The running vCPU does not wait after all.
+pub fn end_poll(vcpu: &Vcpu) {
+    vcpu.polling.store(0, Ordering::SeqCst);
+    vcpu.blocked.store(false, Ordering::SeqCst);
+}
+
+/// Takes the running vCPU off its CPU until it is woken from its poll.
+pub fn sleep_in_poll(vcpu: &Vcpu) {
+    sleep(vcpu);
+}
+
+/// Wakes a vCPU from `SCHEDOP_poll`, if it waits there.
+pub fn wake_poller(vcpu: &Vcpu) {
+    if vcpu.polling.swap(0, Ordering::SeqCst) != 0 && vcpu.blocked.swap(false, Ordering::SeqCst) {
+        wake(vcpu);
+    }
+}
+
+/// `SCHEDOP_pin_override`: binds the running vCPU to one CPU (EBUSY if it is
+/// bound so already, EINVAL for no such CPU); a negative number lets it go (EPERM
+/// if it was not bound).
+pub fn pin_override(vcpu: &Vcpu, cpu: i32) -> Result<()> {
+    let mut bound = vcpu.pin_override.lock();
+    let unit = unit(vcpu).ok_or(Error::Invalid)?;
+    if cpu < 0 {
+        let affinity = bound.take().ok_or(Error::NotPermitted)?;
+        SCHEDULER.set_affinity(unit, affinity, time::now())?;
+    } else {
+        if bound.is_some() {
+            return Err(Error::Busy);
+        }
+        let cpu = CpuId(cpu as u32);
+        if percpu::get(cpu).is_none() {
+            return Err(Error::Invalid);
+        }
+        let before = unit.affinity();
+        SCHEDULER.set_affinity(unit, CpuSet::one(cpu), time::now())?;
+        *bound = Some(before);
+    }
+    percpu::this().raise(SoftIrq::Schedule);
+    Ok(())
+}
+
+/// Waits for an interrupt. Called with interrupts off; they are on afterwards.
+pub fn idle() {
+    interrupts::enable_and_hlt();
+}
+
+/// Chooses what runs on this CPU and switches to it. `regs` is the guest frame.
+pub fn schedule(regs: &mut Registers) {
+    let this = percpu::this();
+    let decision = SCHEDULER.schedule(this.cpu, time::now());
+    this.run_until.set(decision.run_until);
+    let previous = vcpu::try_current();
+    let next = decision.next.as_ref().map(|unit| unit.payload().get());
+    let same = match (previous, next) {
+        (Some(previous), Some(next)) => core::ptr::eq(previous, next),
+        (None, None) => true,
+        _ => false,
+    };
+    if !same {
+        switch(this, previous, next, regs);
+    }
+    if let Some(left) = decision.left
+        && let Some(cpu) = SCHEDULER.context_saved(&left, time::now())
+    {
+        raise_on(cpu, SoftIrq::Schedule);
+    }
+    softirq::program(this.cpu);
+}
+
+/// Brings what the running vCPU sees up to date after something was changed.
+pub fn refresh(_regs: &mut Registers) {
+    if let Some(vcpu) = vcpu::try_current() {
+        time::on_schedule(vcpu);
+    }
+}
+
+/// The runstate of a vCPU that does not run.
+fn waiting_state(vcpu: &Vcpu) -> u32 {
+    if vcpu.power() != Power::Up || vcpu.pauses.load(Ordering::SeqCst) != 0 {
+        RUNSTATE_OFFLINE
+    } else if vcpu.blocked.load(Ordering::SeqCst) {
+        RUNSTATE_BLOCKED
+    } else {
+        RUNSTATE_RUNNABLE
+    }
+}
+
+/// Exchanges the state on this CPU.
+fn switch(this: &PerCpu, previous: Option<&Vcpu>, next: Option<&Vcpu>, regs: &mut Registers) {
+    if let Some(vcpu) = previous {
+        time::change_runstate(vcpu, waiting_state(vcpu));
+        save(vcpu, regs);
+    }
+    this.current.set(next.map_or(core::ptr::null(), core::ptr::from_ref));
+    if next.is_none() {
+        // SAFETY: the idle tables show all of the hypervisor.
+        unsafe { tlb::write_cr3_and_flush(paging::idle_l4()) };
+    }
+    // The tables of `previous` are still loaded if `next` is a vCPU, so they must
+    // not go away before `load` has switched; nobody destroys them until the
+    // vCPU's CPU is seen to be NOWHERE.
+    if let Some(vcpu) = next {
+        vcpu.running_on.store(this.cpu.0, Ordering::SeqCst);
+        load(this, vcpu, regs);
+    }
+    if let Some(vcpu) = previous {
+        vcpu.running_on.store(Vcpu::NOWHERE, Ordering::SeqCst);
+    }
+    if let Some(vcpu) = next {
+        time::change_runstate(vcpu, RUNSTATE_RUNNING);
+        time::on_schedule(vcpu);
+    }
+}
+
+/// Saves the state of the vCPU that ran.
+fn save(vcpu: &Vcpu, regs: &Registers) {
+    // SAFETY: the vCPU ran on this CPU, so its registers are ours to set.
+    unsafe { *vcpu.saved_registers() = *regs };
+    for (to, segment) in vcpu.selectors.iter().zip(SEGMENTS) {
+        to.set(descriptors::read_segment(segment));
+    }
+    vcpu.fs_base.set(descriptors::read_base(Segment::Fs));
+    let active = descriptors::read_base(Segment::Gs);
+    let shadow = descriptors::read_shadow_gs_base();
+    let (kernel, user) = if vcpu.kernel_mode.get() {
+        (active, shadow)
+    } else {
+        (shadow, active)
+    };
+    vcpu.gs_base_kernel.set(kernel);
+    vcpu.gs_base_user.set(user);
+    debug::unload(vcpu);
+    fpu::clear_ts();
+    vcpu.fpu.save();
+}
+
+const SEGMENTS: [Segment; 4] = [Segment::Ds, Segment::Es, Segment::Fs, Segment::Gs];
+
+/// Loads the state of the vCPU that is to run.
+fn load(this: &PerCpu, vcpu: &Vcpu, regs: &mut Registers) {
+    // SAFETY: the scheduler gave the vCPU to this CPU alone.
+    *regs = unsafe { *vcpu.saved_registers() };
+    // SAFETY: only bits that guests may choose differ from the CPU's own setting.
+    unsafe { cpu::write_cr4(emulate::machine_cr4(vcpu)) };
+    let root = overcast_core::addr::Mfn(vcpu.cr3() >> 12);
+    // SAFETY: the vCPU holds references to its tables, which were validated.
+    unsafe { tlb::write_cr3_and_flush(root) };
+    descriptors::load_tables(vcpu);
+
+    let mut good = true;
+    for (from, segment) in vcpu.selectors.iter().zip(SEGMENTS) {
+        if !entry::load_segment(segment, from.get()) {
+            entry::load_segment(segment, 0);
+            good = false;
+        }
+    }
+    let (active, shadow) = if vcpu.kernel_mode.get() {
+        (vcpu.gs_base_kernel.get(), vcpu.gs_base_user.get())
+    } else {
+        (vcpu.gs_base_user.get(), vcpu.gs_base_kernel.get())
+    };
+    descriptors::write_base(Segment::Fs, vcpu.fs_base.get());
+    descriptors::write_base(Segment::Gs, active);
+    descriptors::write_shadow_gs_base(shadow);
+    debug::load(vcpu);
+    fpu::clear_ts();
+    vcpu.fpu.load();
+    this.fpu_owner.set(vcpu);
+    if vcpu.cr0.get() & CR0_TS != 0 {
+        fpu::set_ts();
+    }
+    load_msrs(vcpu);
+    if !good {
+        failsafe(vcpu, regs);
+    }
+    debug_assert!(crate::host::Host.frame(root).is_some());
+}
+
+/// Loads the MSRs that vCPUs have of their own.
+fn load_msrs(vcpu: &Vcpu) {
+    const TSC_AUX: u32 = 0xc000_0103;
+    const MISC_FEATURES_ENABLES: u32 = 0x140;
+    let msrs = vcpu.msrs.get();
+    let features = cpu::features();
+    if features.rdtscp {
+        // SAFETY: the register is the guest's.
+        unsafe { msr::write(TSC_AUX, msrs.tsc_aux.into()) };
+    }
+    if vcpu.domain().cpu_policy.cpuid_faulting() {
+        // SAFETY: the register's one bit concerns ring 3 only.
+        let _ = unsafe { entry::wrmsr_safe(MISC_FEATURES_ENABLES, msrs.misc_features_enables & 1) };
+    }
+}
+
+/// A selector of the vCPU could not be loaded: its failsafe callback gets to know
+/// which they were.
+fn failsafe(vcpu: &Vcpu, regs: &mut Registers) {
+    let callback = vcpu.failsafe.get();
+    let bounce = Bounce {
+        address: callback.address,
+        error_code: None,
+        mask_events: callback.mask_events,
+        segments: Some([0, 1, 2, 3].map(|n: usize| vcpu.selectors[n].get())),
+    };
+    bounce::deliver(vcpu, regs, &bounce);
+}
+
+/// Prints the run queues.
+pub fn dump() {
+    for this in percpu::all() {
+        let cpu = this.cpu;
+        let name = |unit: &Arc<Unit<VcpuRef>>| {
+            let vcpu = unit.payload().get();
+            (vcpu.domain().id, vcpu.id)
+        };
+        match SCHEDULER.current(cpu) {
+            Some(unit) => {
+                let (domain, vcpu) = name(&unit);
+                printk!("CPU{cpu}: runs {domain}v{vcpu}, {} wait", SCHEDULER.waiting(cpu));
+            }
+            None => printk!("CPU{cpu}: idle {}", SCHEDULER.is_idle(cpu)),
+        }
+        for (unit, credit) in SCHEDULER.listing(cpu) {
+            let (domain, vcpu) = name(&unit);
+            printk!("  {domain}v{vcpu}: credit {credit}, weight {}", unit.weight());
+        }
+    }
+}

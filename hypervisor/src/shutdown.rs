@@ -1,0 +1,60 @@
+//! The end of Dom0, and of the machine.
+
+use xen_abi::sched::*;
+
+use crate::arch::panic;
+use crate::arch::cpu;
+
+/// Dom0 shut down for a reason (`SHUTDOWN_*`): so does the machine.
+pub fn dom0(reason: u32) {
+    match reason {
+        SHUTDOWN_POWEROFF => {
+            log::error!("Hardware Dom0 halted: halting machine");
+            panic::machine_poweroff();
+        }
+        SHUTDOWN_CRASH => {
+            log::error!("Hardware Dom0 crashed: {}", after_crash());
+            restart_unless_told();
+        }
+        SHUTDOWN_REBOOT => {
+            log::error!("Hardware Dom0 shutdown: rebooting machine");
+            panic::machine_restart();
+        }
+        SHUTDOWN_WATCHDOG => {
+            log::error!("Hardware Dom0 shutdown: watchdog rebooting machine");
+            panic::machine_restart();
+        }
+        SHUTDOWN_SUSPEND | SHUTDOWN_SOFT_RESET | _ => {
+            log::error!("Hardware Dom0 shutdown (unsupported reason {reason}): {}", after_crash());
+            restart_unless_told();
+        }
+    }
+}
+
+fn after_crash() -> &'static str {
+    if panic::noreboot() {
+        "'noreboot' set - not rebooting."
+    } else {
+        "rebooting machine in 5 seconds."
+    }
+}
+
+/// Restarts the machine after a time to read the console, or halts it.
+fn restart_unless_told() {
+    if panic::noreboot() {
+        cpu::halt();
+    }
+    let end = crate::time::now().saturating_add(5_000_000_000);
+    while crate::time::now() < end {
+        core::hint::spin_loop();
+    }
+    panic::machine_restart();
+}
+
+/// Stops this CPU for good.
+pub fn stop_this_cpu() -> ! {
+    loop {
+        x86_64::instructions::interrupts::disable();
+        x86_64::instructions::hlt();
+    }
+}

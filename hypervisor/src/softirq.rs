@@ -1,0 +1,203 @@
+//! Work of a CPU before it returns to a guest, and the timers.
+//!
+//! Interrupt handlers only note what is to be done ([`percpu::SoftIrq`]); it is
+//! done here, on the way out, with interrupts on and no lock held.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use overcast_core::ids::{CpuId, DomainId, MAX_CPUS, VcpuId};
+use overcast_core::timer::TimerQueue;
+use spin::{Lazy, Mutex};
+use xen_abi::sched::SHUTDOWN_WATCHDOG;
+use xen_abi::xen::VIRQ_TIMER;
+
+use crate::arch::percpu::{self, SoftIrq};
+use crate::arch::registers::Registers;
+use crate::arch::{apic, console};
+use crate::domain::{self, Domain};
+use crate::host::Host;
+use crate::vcpu::Vcpu;
+use crate::{schedule, time};
+
+/// What a timer is for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Timer {
+    /// A vCPU's one-shot timer.
+    OneShot,
+    /// A vCPU's periodic timer.
+    Periodic,
+    /// The end of a wait in `SCHEDOP_poll`.
+    Poll,
+    /// A domain's watchdog; the number is in the vCPU's place.
+    Watchdog,
+}
+
+/// A timer in a CPU's queue.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+struct Token {
+    kind: Timer,
+    domain: DomainId,
+    vcpu: VcpuId,
+}
+
+/// The queues of all CPUs. Taken with interrupts on, never two at once.
+static QUEUES: Lazy<alloc::vec::Vec<Mutex<TimerQueue<Token>>>> = Lazy::new(|| {
+    (0..MAX_CPUS)
+        .map(|_| Mutex::new(TimerQueue::with_capacity(8)))
+        .collect()
+});
+
+/// On which CPU's queue a timer is, by its owner.
+#[derive(Default)]
+pub struct Places([AtomicU32; 4]);
+
+const NO_PLACE: u32 = 0;
+
+impl Places {
+    fn of(&self, kind: Timer) -> &AtomicU32 {
+        &self.0[kind as usize]
+    }
+}
+
+/// Does what waits on this CPU. `regs` is the guest frame, which changes if
+/// another vCPU is to run.
+pub fn run(regs: &mut Registers) {
+    let this = percpu::this();
+    let bits = this.softirqs.swap(0, Ordering::AcqRel);
+    let is = |softirq: SoftIrq| bits & softirq as u32 != 0;
+    if is(SoftIrq::Stop) {
+        crate::shutdown::stop_this_cpu();
+    }
+    if is(SoftIrq::Timer) {
+        expire(this.cpu);
+    }
+    if is(SoftIrq::Console) {
+        console::process_input();
+    }
+    if is(SoftIrq::Schedule) {
+        schedule::schedule(regs);
+    }
+    if is(SoftIrq::Refresh) {
+        schedule::refresh(regs);
+    }
+}
+
+/// Fires the timers of this CPU that are due.
+fn expire(cpu: CpuId) {
+    let now = time::now();
+    loop {
+        let expired = QUEUES[cpu.0 as usize].lock().pop_expired(now);
+        let Some((token, deadline)) = expired else {
+            break;
+        };
+        fire(token, deadline, now);
+    }
+    if now >= percpu::this().run_until.get() {
+        percpu::this().raise(SoftIrq::Schedule);
+    }
+    program(cpu);
+}
+
+fn fire(token: Token, deadline: u64, now: u64) {
+    if token.kind == Timer::Watchdog {
+        if let Some(domain) = domain::find(token.domain) {
+            log::error!("{}: watchdog {} was not fed", domain.id, token.vcpu);
+            domain::shutdown(&domain, SHUTDOWN_WATCHDOG);
+        }
+        return;
+    }
+    let Some(domain) = domain::find(token.domain) else {
+        return;
+    };
+    let Some(vcpu) = domain.vcpu(token.vcpu) else {
+        return;
+    };
+    match token.kind {
+        Timer::OneShot => domain.events.send_virq(&Host, VIRQ_TIMER, vcpu.id),
+        Timer::Periodic => {
+            let period = vcpu.timers.period.load(Ordering::Relaxed);
+            if period == 0 {
+                return;
+            }
+            domain.events.send_virq(&Host, VIRQ_TIMER, vcpu.id);
+            // Ticks that were missed are not made up for.
+            let missed = now.saturating_sub(deadline) / period + 1;
+            let next = deadline.saturating_add(missed.saturating_mul(period));
+            set_vcpu_timer(Timer::Periodic, vcpu, next);
+        }
+        Timer::Poll => {
+            domain.events.poll_end(vcpu.id);
+            schedule::wake_poller(vcpu);
+        }
+        Timer::Watchdog => {}
+    }
+}
+
+/// Programs this CPU's hardware timer for whatever comes first.
+pub fn program(cpu: CpuId) {
+    let next = QUEUES[cpu.0 as usize].lock().next_deadline().unwrap_or(u64::MAX);
+    let deadline = next.min(percpu::this().run_until.get());
+    apic::set_timer((deadline != u64::MAX).then_some(deadline));
+}
+
+/// Puts a timer into this CPU's queue, taking it out of another's.
+fn set(token: Token, place: &AtomicU32, deadline: u64) {
+    let cpu = percpu::this().cpu;
+    let old = place.swap(cpu.0 + 1, Ordering::AcqRel);
+    if old != NO_PLACE && old != cpu.0 + 1 {
+        QUEUES[old as usize - 1].lock().cancel(token);
+    }
+    if QUEUES[cpu.0 as usize].lock().set(token, deadline).is_err() {
+        log::error!("no memory for a timer");
+    }
+    program(cpu);
+}
+
+fn cancel(token: Token, place: &AtomicU32) {
+    let old = place.swap(NO_PLACE, Ordering::AcqRel);
+    if old != NO_PLACE {
+        QUEUES[old as usize - 1].lock().cancel(token);
+    }
+}
+
+fn vcpu_token(kind: Timer, vcpu: &Vcpu) -> Token {
+    Token {
+        kind,
+        domain: vcpu.domain().id,
+        vcpu: vcpu.id,
+    }
+}
+
+/// Sets a timer of a vCPU, ns of system time.
+pub fn set_vcpu_timer(kind: Timer, vcpu: &Vcpu, deadline: u64) {
+    set(vcpu_token(kind, vcpu), vcpu.timers.places.of(kind), deadline);
+}
+
+/// Stops a timer of a vCPU.
+pub fn cancel_vcpu_timer(kind: Timer, vcpu: &Vcpu) {
+    cancel(vcpu_token(kind, vcpu), vcpu.timers.places.of(kind));
+}
+
+/// Sets or stops a watchdog of a domain.
+pub fn set_watchdog(domain: &Domain, index: u32, deadline: Option<u64>) {
+    let token = Token {
+        kind: Timer::Watchdog,
+        domain: domain.id,
+        vcpu: VcpuId(index),
+    };
+    let Some(place) = domain.watchdog_places.get(index as usize) else {
+        return;
+    };
+    match deadline {
+        Some(deadline) => set(token, place, deadline),
+        None => cancel(token, place),
+    }
+}
+
+/// Prints the timers of every CPU.
+pub fn dump() {
+    for cpu in percpu::all() {
+        let next = QUEUES[cpu.cpu.0 as usize].lock().next_deadline();
+        log::info!("CPU{}: next timer {next:?}, slice ends {}", cpu.cpu, cpu.run_until.get());
+    }
+}
