@@ -196,7 +196,7 @@ pub fn create() -> Arc<Domain> {
             mm().m2p().set(Mfn(mfn.0 + n), Pfn(first + n));
         }
     }
-    let line = command_line(kernel_module.command_line.as_str());
+    let line = command_line(kernel_module.command_line.as_str(), kernel.notes.guest_os == b"linux");
     let contents = Contents {
         kernel: &kernel,
         layout: &layout,
@@ -240,14 +240,26 @@ pub fn create() -> Arc<Domain> {
 }
 
 /// Dom0's command line: the module's, and what follows `--` of the hypervisor's.
-fn command_line(module: &str) -> alloc::string::String {
+///
+/// A Linux kernel that finds no firmware tables complains of a bug in them, so
+/// it is told that there are none (Xen itself does so where it uses no ACPI).
+fn command_line(module: &str, linux: bool) -> alloc::string::String {
     let extra = start::boot_info().dom0_extra();
     let mut line = alloc::string::String::from(module);
-    if !extra.is_empty() {
+    let mut add = |word: &str| {
         if !line.is_empty() {
             line.push(' ');
         }
-        line.push_str(extra);
+        line.push_str(word);
+    };
+    if !extra.is_empty() {
+        add(extra);
+    }
+    if linux && !line.split_ascii_whitespace().any(|word| word.starts_with("acpi=")) {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str("acpi=off");
     }
     line
 }

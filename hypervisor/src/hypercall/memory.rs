@@ -388,7 +388,8 @@ pub fn map_entry(start: u64, size: u64, kind: u32) -> MapEntry {
 
 /// The machine as Dom0 sees it: as much RAM as it may have, and nothing else.
 fn machine_map(domain: &Domain) -> Vec<MapEntry> {
-    let pages = domain.mm.max_pages().max(domain.mm.total_pages());
+    let most = domain.mm.max_pages().min(memory::total_frames());
+    let pages = most.max(domain.mm.total_pages());
     alloc::vec![map_entry(0, pages << 12, 1)]
 }
 

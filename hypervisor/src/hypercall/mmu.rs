@@ -135,6 +135,12 @@ fn write_done(done: GuestHandle, count: u32) -> Result<()> {
     guest::write_item(done, 0, &count)
 }
 
+/// Finishes what earlier operations of the vCPU left over: page tables that were
+/// given up are to be ordinary pages by the time the guest goes on.
+fn finish(vcpu: &Vcpu, preempt: &dyn Preempt) -> Result<()> {
+    mm().finish_deferred(&mut vcpu.tables.lock().deferred, preempt)
+}
+
 /// How many were done before, when the call is continued; checks the handles.
 fn begin(call: &Call<'_>) -> Result<(u32, u32)> {
     let count = call.args[1] as u32;
@@ -163,7 +169,7 @@ fn go_on<T>(call: &mut Call<'_>, count: u32, index: u32, before: u32) -> Result<
 pub fn mmu_update(call: &mut Call<'_>) -> Result<i64> {
     let vcpu = call.vcpu;
     let preempt = PreemptByEvents(vcpu);
-    mm().finish_deferred(&mut vcpu.tables.lock().deferred, &preempt)?;
+    finish(vcpu, &preempt)?;
     let (count, before) = begin(call)?;
     if !guest::item::<MmuUpdate>(call.handle(0), 0)?
         .access_ok(u64::from(count).saturating_mul(size_of::<MmuUpdate>() as u64))
@@ -204,6 +210,9 @@ pub fn mmu_update(call: &mut Call<'_>) -> Result<i64> {
         }
         index += 1;
     }
+    if result.is_ok() && finish(vcpu, &preempt).is_err() {
+        return go_on::<MmuUpdate>(call, count, index, before);
+    }
     write_done(call.handle(2), before.wrapping_add(index))?;
     result.map(|()| 0)
 }
@@ -212,7 +221,7 @@ pub fn mmu_update(call: &mut Call<'_>) -> Result<i64> {
 pub fn mmuext_op(call: &mut Call<'_>) -> Result<i64> {
     let vcpu = call.vcpu;
     let preempt = PreemptByEvents(vcpu);
-    mm().finish_deferred(&mut vcpu.tables.lock().deferred, &preempt)?;
+    finish(vcpu, &preempt)?;
     let (count, before) = begin(call)?;
     if !guest::item::<MmuextOp>(call.handle(0), 0)?
         .access_ok(u64::from(count).saturating_mul(size_of::<MmuextOp>() as u64))
@@ -248,6 +257,9 @@ pub fn mmuext_op(call: &mut Call<'_>) -> Result<i64> {
             Err(_) => break,
         }
         index += 1;
+    }
+    if result.is_ok() && finish(vcpu, &preempt).is_err() {
+        return go_on::<MmuextOp>(call, count, index, before);
     }
     write_done(call.handle(2), before.wrapping_add(index))?;
     result.map(|()| 0)
