@@ -69,7 +69,11 @@ impl FpuState {
         unsafe {
             self.area.as_ptr().write_bytes(0, self.size);
             self.area.cast::<u16>().write(FCW_DEFAULT);
-            self.area.as_ptr().add(24).cast::<u32>().write(MXCSR_DEFAULT);
+            self.area
+                .as_ptr()
+                .add(24)
+                .cast::<u32>()
+                .write(MXCSR_DEFAULT);
             // The header says that x87 and SSE hold values.
             self.area.as_ptr().add(512).cast::<u64>().write(3);
         }
@@ -133,7 +137,8 @@ impl FpuState {
     /// Sets XCR0 as the guest asked, after checking.
     pub fn set_xcr0(&self, value: u64) {
         self.xcr0.set(value);
-        self.xcr0_accumulated.set(self.xcr0_accumulated.get() | value);
+        self.xcr0_accumulated
+            .set(self.xcr0_accumulated.get() | value);
         self.load_xcr0(value);
     }
 

@@ -46,9 +46,9 @@ pub const IST_TOPS: [u64; 4] = [0x5000, 0xa000, 0xf000, 0x1_4000];
 /// Page offsets in the stack region that are to be mapped (read-write, not
 /// executable); all the others are guards.
 pub fn stack_page_offsets() -> impl Iterator<Item = u64> {
-    (0..STACK_REGION / 0x1000).map(|page| page * 0x1000).filter(|&offset| {
-        !matches!(offset, 0 | 0x5000 | 0xa000 | 0xf000 | 0x1_4000)
-    })
+    (0..STACK_REGION / 0x1000)
+        .map(|page| page * 0x1000)
+        .filter(|&offset| !matches!(offset, 0 | 0x5000 | 0xa000 | 0xf000 | 0x1_4000))
 }
 
 /// First address of a CPU's area.
@@ -171,7 +171,9 @@ pub unsafe fn prepare(cpu: CpuId, apic_id: u32) -> &'static PerCpu {
 pub fn this() -> &'static PerCpu {
     let rsp: u64;
     // SAFETY: reads the stack pointer only.
-    unsafe { core::arch::asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags))
+    };
     let header = (rsp & !(STACK_REGION - 1)) + STACK_REGION - size_of::<Header>() as u64;
     // SAFETY: the stack region's top holds a header that `prepare` wrote, and
     // the PerCpu that it names is static.
@@ -182,7 +184,9 @@ pub fn this() -> &'static PerCpu {
 pub fn try_this() -> Option<&'static PerCpu> {
     let rsp: u64;
     // SAFETY: reads the stack pointer only.
-    unsafe { core::arch::asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags))
+    };
     let end = AREA_BASE + AREA_STRIDE * MAX_CPUS as u64;
     (AREA_BASE..end).contains(&rsp).then(this)
 }

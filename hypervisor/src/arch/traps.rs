@@ -59,7 +59,9 @@ fn read_and_reset_dr6() -> u64 {
 /// and if so at which offset of the LDT.
 pub fn ldt_window_offset(address: u64) -> Option<u64> {
     let base = ldt_window(percpu::this().cpu);
-    address.checked_sub(base).filter(|&offset| offset < (LDT_WINDOW_PAGES * 4096) as u64)
+    address
+        .checked_sub(base)
+        .filter(|&offset| offset < (LDT_WINDOW_PAGES * 4096) as u64)
 }
 
 /// Whether a linear address lies in the window of this CPU's GDT.
@@ -98,7 +100,11 @@ fn hypervisor_exception(frame: *mut Registers) -> *mut Registers {
     }
     if matches!(
         vector,
-        vector::PAGE_FAULT | vector::GENERAL_PROTECTION | vector::NO_SEGMENT | vector::STACK_FAULT | vector::INVALID_TSS
+        vector::PAGE_FAULT
+            | vector::GENERAL_PROTECTION
+            | vector::NO_SEGMENT
+            | vector::STACK_FAULT
+            | vector::INVALID_TSS
     ) {
         if let Some(to) = entry::fixup(regs.rip) {
             regs.rip = to;
