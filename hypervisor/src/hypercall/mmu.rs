@@ -10,7 +10,7 @@ use overcast_core::mm::{FlushRequest, FlushScope, FlushWhat, MmuCaller, VcpuMach
 use xen_abi::xen::{GuestHandle, MMUEXT_NEW_BASEPTR, MMUEXT_PIN_L4_TABLE, MmuUpdate, MmuextOp};
 
 use super::{Call, PreemptByEvents};
-use crate::arch::{percpu, tlb};
+use crate::arch::{percpu, smp, tlb};
 use crate::guest;
 use crate::host::{Host, mm};
 use crate::pv::descriptors;
@@ -65,6 +65,12 @@ fn flush(vcpu: &Vcpu, request: FlushRequest) -> Result<()> {
     Ok(())
 }
 
+/// Writes this CPU's caches back.
+fn write_back(_: u64) {
+    // SAFETY: changes no memory.
+    unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
+}
+
 /// The running vCPU, as page-table operations act on it.
 struct Running<'a>(&'a Vcpu);
 
@@ -96,9 +102,12 @@ impl VcpuMachine for Running<'_> {
         flush(self.0, request)
     }
 
-    fn flush_cache(&mut self, _all_cpus: bool) {
-        // SAFETY: writes caches back; changes no memory.
-        unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
+    fn flush_cache(&mut self, all_cpus: bool) {
+        if all_cpus {
+            smp::call_function(&CpuSet::ALL, write_back, 0);
+        } else {
+            write_back(0);
+        }
     }
 }
 
