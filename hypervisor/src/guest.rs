@@ -45,6 +45,15 @@ pub fn write_bytes(to: GuestVirtual, from: &[u8]) -> Result<()> {
     }
 }
 
+/// Copies bytes to the guest up to the first that cannot be written; gives how many.
+pub fn write_some(to: GuestVirtual, from: &[u8]) -> usize {
+    if !to.access_ok(from.len() as u64) {
+        return 0;
+    }
+    // SAFETY: as in `write_bytes`.
+    from.len() - unsafe { guest_copy(to.0, from.as_ptr() as u64, from.len()) }
+}
+
 /// Reads a value. EFAULT if it cannot be read.
 pub fn read<T: FromBytes>(from: GuestVirtual) -> Result<T> {
     if !from.access_ok(size_of::<T>() as u64) {
