@@ -42,6 +42,7 @@ mod maptrack;
 mod model_tests;
 #[cfg(test)]
 mod tests;
+mod transfer;
 #[cfg(test)]
 mod world;
 
@@ -61,6 +62,8 @@ use xen_abi::grant_table::*;
 
 use active::Active;
 pub use copy::{BackendGrant, CopySession};
+pub use map::UnmapSession;
+pub use transfer::Transfer;
 use entry::Entry;
 pub use frames::TableFrames;
 use maptrack::Maptrack;
