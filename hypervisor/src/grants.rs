@@ -134,7 +134,9 @@ impl GrantHost for Host {
     }
 
     fn share_table_frame(&self, domain: DomainId, mfn: Mfn) {
-        let shared = mm().domain(domain).map(|domain| mm().share_page(&domain, mfn, true));
+        let shared = mm()
+            .domain(domain)
+            .map(|domain| mm().share_page(&domain, mfn, true));
         if !matches!(shared, Some(Ok(()))) {
             // The domain is dying: it needs the frame no more, and is told of it as of a
             // page that it cannot map.
@@ -143,7 +145,8 @@ impl GrantHost for Host {
     }
 
     fn unshare_table_frame(&self, domain: DomainId, mfn: Mfn) -> bool {
-        mm().domain(domain).is_some_and(|domain| mm().unshare_page(&domain, mfn).is_ok())
+        mm().domain(domain)
+            .is_some_and(|domain| mm().unshare_page(&domain, mfn).is_ok())
     }
 
     fn clean_cache(&self, mfn: Mfn, offset: usize, length: usize, _invalidate: bool) {

@@ -58,7 +58,12 @@ pub fn grant_table_op(call: &mut Call<'_>) -> Result<i64> {
             each::<GnttabTransfer>(call, count, |list, index| {
                 let op: GnttabTransfer = guest::read_item(list, index)?;
                 let result = status(transfer(domain, &op));
-                write_status::<GnttabTransfer>(list, index, offset_of!(GnttabTransfer, status), result)
+                write_status::<GnttabTransfer>(
+                    list,
+                    index,
+                    offset_of!(GnttabTransfer, status),
+                    result,
+                )
             })
         }
         GNTTABOP_COPY => {
@@ -82,7 +87,10 @@ pub fn grant_table_op(call: &mut Call<'_>) -> Result<i64> {
             let op: GnttabGetVersion = guest::read(call.address(1))?;
             let domain = domain::resolve(call.domain, DomainId(op.dom)).ok_or(Error::NoDomain)?;
             may_look(call, &domain)?;
-            let at = call.address(1).0.wrapping_add(offset_of!(GnttabGetVersion, version) as u64);
+            let at = call
+                .address(1)
+                .0
+                .wrapping_add(offset_of!(GnttabGetVersion, version) as u64);
             guest::write(GuestVirtual(at), &domain.grants.version())?;
             Ok(0)
         }
@@ -112,10 +120,10 @@ fn target(call: &Call<'_>, id: u16) -> core::result::Result<Arc<Domain>, GrantEr
     Ok(domain)
 }
 
-/// EFAULT unless all of a list lies outside the hypervisor's range.
-fn check_list<T>(list: GuestHandle, count: u32) -> Result<()> {
-    let length = u64::from(count) * size_of::<T>() as u64;
-    if guest::item::<T>(list, 0)?.access_ok(length) {
+/// EFAULT if a list, of however many items, begins in the hypervisor's range or where there are
+/// no addresses. As on Xen: each item is checked when its turn comes.
+fn check_list(list: GuestHandle) -> Result<()> {
+    if GuestVirtual(list.0).access_ok(1) {
         Ok(())
     } else {
         Err(Error::Fault)
@@ -144,7 +152,7 @@ fn each<T>(
 ) -> Result<i64> {
     let list = call.handle(1);
     let word = call.args[0] as u32;
-    check_list::<T>(list, count)?;
+    check_list(list)?;
     for index in 0..count {
         if index != 0 && call.preempt() {
             return go_on::<T>(call, count, index, word);
@@ -165,7 +173,7 @@ fn unmap_each<T: FromBytes + IntoBytes + Immutable>(
     mut one: impl FnMut(GuestHandle, u64) -> Result<bool>,
 ) -> Result<i64> {
     let list = call.handle(1);
-    check_list::<T>(list, count)?;
+    check_list(list)?;
     for index in 0..count {
         let batch_is_through = one(list, index.into())?;
         if batch_is_through && index + 1 < count && call.preempt() {
@@ -220,10 +228,12 @@ fn setup_table(call: &Call<'_>, count: u32) -> Result<i64> {
         return Err(Error::Invalid);
     }
     let op: GnttabSetupTable = guest::read(call.address(1))?;
-    check_list::<u64>(op.frame_list, op.nr_frames)?;
+    check_list(op.frame_list)?;
     let result = target(call, op.dom).and_then(|domain| {
         domain.grants.setup_table(&Host, op.nr_frames)?;
-        write_frames(op.frame_list, op.nr_frames, |index| domain.grants.shared_frame(index))
+        write_frames(op.frame_list, op.nr_frames, |index| {
+            domain.grants.shared_frame(index)
+        })
     });
     let at = offset_of!(GnttabSetupTable, status);
     write_status::<GnttabSetupTable>(call.handle(1), 0, at, status(result))?;
@@ -235,10 +245,12 @@ fn get_status_frames(call: &Call<'_>, count: u32) -> Result<i64> {
         return Err(Error::Invalid);
     }
     let op: GnttabGetStatusFrames = guest::read(call.address(1))?;
-    check_list::<u64>(op.frame_list, op.nr_frames)?;
+    check_list(op.frame_list)?;
     let result = target(call, op.dom).and_then(|domain| {
         domain.grants.get_status_frames(op.nr_frames)?;
-        write_frames(op.frame_list, op.nr_frames, |index| domain.grants.status_frame(index))
+        write_frames(op.frame_list, op.nr_frames, |index| {
+            domain.grants.status_frame(index)
+        })
     });
     let at = offset_of!(GnttabGetStatusFrames, status);
     write_status::<GnttabGetStatusFrames>(call.handle(1), 0, at, status(result))?;
@@ -261,7 +273,7 @@ fn query_size(call: &Call<'_>, count: u32) -> Result<i64> {
 fn cache_flush(call: &mut Call<'_>, count: u32, table: &Arc<GrantTable>) -> Result<i64> {
     let list = call.handle(1);
     let mut progress = call.args[0] as u32 >> COMMAND_BITS;
-    check_list::<GnttabCacheFlush>(list, count)?;
+    check_list(list)?;
     for index in 0..count {
         if index != 0 && call.preempt() {
             return go_on::<GnttabCacheFlush>(call, count, index, GNTTABOP_CACHE_FLUSH);
@@ -282,7 +294,10 @@ fn cache_flush(call: &mut Call<'_>, count: u32, table: &Arc<GrantTable>) -> Resu
 /// on Xen the page is lost to the caller even if nobody takes it.
 fn transfer(giver: &Domain, op: &GnttabTransfer) -> core::result::Result<(), GrantError> {
     let mfn = Mfn(op.mfn);
-    let stamp = mm().steal_page(&giver.mm, mfn).map_err(|_| GrantError::BadPage)?;
+    let stamp = mm()
+        .steal_page(&giver.mm, mfn)
+        .map_err(|_| GrantError::BadPage)?;
+    mm().m2p().clear(mfn);
     Host.flush(&giver.cpus());
     let given = give(giver, op, mfn, stamp);
     if let Err((error, lost)) = given {
@@ -307,12 +322,20 @@ fn give(
         return Err(nobodys);
     }
     let reference = GrantRef(op.r#ref);
-    let transfer = taker.grants.commit_transfer(&Host, reference, giver.id).ok_or(nobodys)?;
-    mm().assign_stolen(&taker.mm, mfn, stamp).map_err(|_| nobodys)?;
+    let transfer = taker
+        .grants
+        .commit_transfer(&Host, reference, giver.id)
+        .ok_or(nobodys)?;
+    mm().assign_stolen(&taker.mm, mfn, stamp)
+        .map_err(|_| nobodys)?;
     let completed = taker.grants.complete_transfer(&Host, transfer, mfn, |pfn| {
         mm().m2p().set(mfn, pfn);
     });
-    if completed { Ok(()) } else { Err((GrantError::General, false)) }
+    if completed {
+        Ok(())
+    } else {
+        Err((GrantError::General, false))
+    }
 }
 
 /// `XENMEM_acquire_resource`: the frames of another domain's resource, from
@@ -340,7 +363,9 @@ pub fn acquire_resource(call: &mut Call<'_>, arg: GuestVirtual, start: u64) -> R
             return Err(Error::Invalid);
         }
         let max = domain.grants.resource_max_frames(kind);
-        let at = arg.0.wrapping_add(offset_of!(MemAcquireResource, nr_frames) as u64);
+        let at = arg
+            .0
+            .wrapping_add(offset_of!(MemAcquireResource, nr_frames) as u64);
         guest::write(GuestVirtual(at), &max)?;
         return Ok(0);
     }
@@ -354,7 +379,9 @@ pub fn acquire_resource(call: &mut Call<'_>, arg: GuestVirtual, start: u64) -> R
         let Some(batch) = frames.get_mut(..todo) else {
             break;
         };
-        domain.grants.acquire_frames(&Host, kind, frame + done, batch)?;
+        domain
+            .grants
+            .acquire_frames(&Host, kind, frame + done, batch)?;
         for (index, mfn) in (u64::from(done)..).zip(batch) {
             guest::write_item(op.frame_list, index, &mfn.0)?;
         }

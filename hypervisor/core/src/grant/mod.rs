@@ -62,11 +62,11 @@ use xen_abi::grant_table::*;
 
 use active::Active;
 pub use copy::{BackendGrant, CopySession};
-pub use map::UnmapSession;
-pub use transfer::Transfer;
 use entry::Entry;
 pub use frames::TableFrames;
+pub use map::UnmapSession;
 use maptrack::Maptrack;
+pub use transfer::Transfer;
 
 /// Frames of grants that a domain has from the start.
 pub const INITIAL_FRAMES: u32 = 1;

@@ -79,3 +79,81 @@ impl GrantTable {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::world::World;
+    use super::*;
+    use crate::grant::GrantLimits;
+    use xen_abi::grant_table::{GTF_PERMIT_ACCESS, GTF_READONLY};
+
+    const GIVER: DomainId = DomainId(1);
+    const DONE: u16 = GTF_ACCEPT_TRANSFER | GTF_TRANSFER_COMMITTED | GTF_TRANSFER_COMPLETED;
+
+    #[test]
+    fn entry_is_committed_once_and_then_tells_the_frame() {
+        let w = World::new(2, GrantLimits::default());
+        let (taker, cpu) = (w.table(2), w.cpu(1));
+        w.grant_v1(2, 8, GTF_ACCEPT_TRANSFER, 1, 0x777);
+        let transfer = taker.commit_transfer(&cpu, GrantRef(8), GIVER).unwrap();
+        assert!(taker.commit_transfer(&cpu, GrantRef(8), GIVER).is_none());
+        let mut placed = None;
+        assert!(taker.complete_transfer(&cpu, transfer, Mfn(0x1234), |pfn| placed = Some(pfn)));
+        assert_eq!(placed, Some(Pfn(0x777)));
+        let state = taker.state.read();
+        let header = state.entry(&cpu, GrantRef(8)).unwrap().header();
+        assert_eq!((header.flags(), header.v1_frame()), (DONE, 0x1234));
+    }
+
+    #[test]
+    fn only_the_giver_that_is_named_may_give() {
+        let w = World::new(2, GrantLimits::default());
+        let (taker, cpu) = (w.table(2), w.cpu(1));
+        for (reference, flags, domain) in [
+            (8, GTF_PERMIT_ACCESS, 1),
+            (9, GTF_ACCEPT_TRANSFER, 2),
+            (10, GTF_ACCEPT_TRANSFER | GTF_READONLY, 1),
+        ] {
+            w.grant_v1(2, reference, flags, domain, 0x777);
+            assert!(
+                taker
+                    .commit_transfer(&cpu, GrantRef(reference), GIVER)
+                    .is_none()
+            );
+        }
+        assert!(
+            taker
+                .commit_transfer(&cpu, GrantRef(u32::MAX), GIVER)
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn version_two_and_a_change_of_version_meanwhile() {
+        let w = World::new(2, GrantLimits::default());
+        let (taker, cpu) = (w.table(2), w.cpu(1));
+        taker.set_version(&w.cpu(2), 2).unwrap();
+        w.grant_v2(2, 8, GTF_ACCEPT_TRANSFER, 1, 0, 0x777);
+        let transfer = taker.commit_transfer(&cpu, GrantRef(8), GIVER).unwrap();
+        assert!(
+            taker.complete_transfer(&cpu, transfer, Mfn(0x1234), |pfn| assert_eq!(
+                pfn,
+                Pfn(0x777)
+            ))
+        );
+        assert_eq!(
+            taker
+                .state
+                .read()
+                .entry(&cpu, GrantRef(8))
+                .unwrap()
+                .second_word(),
+            0x1234
+        );
+
+        w.grant_v2(2, 9, GTF_ACCEPT_TRANSFER, 1, 0, 0x777);
+        let transfer = taker.commit_transfer(&cpu, GrantRef(9), GIVER).unwrap();
+        taker.set_version(&w.cpu(2), 1).unwrap();
+        assert!(!taker.complete_transfer(&cpu, transfer, Mfn(0x1234), |_| panic!("placed")));
+    }
+}
