@@ -82,6 +82,15 @@ pub fn item<T>(handle: GuestHandle, index: u64) -> Result<GuestVirtual> {
         .ok_or(Error::Fault)
 }
 
+/// Whether an array of `count` items of `T` may be looked at: what is checked
+/// before the items, one by one, are. As on Xen, that is where it begins, and that
+/// its size is a number.
+pub fn array_ok<T>(handle: GuestHandle, count: u64) -> bool {
+    let at = handle.0;
+    count < u64::MAX / size_of::<T>().max(1) as u64
+        && (at < 1 << 47 || at >= GuestVirtual::HYPERVISOR_END)
+}
+
 /// Reads item `index` of an array behind a handle.
 pub fn read_item<T: FromBytes>(handle: GuestHandle, index: u64) -> Result<T> {
     read(item::<T>(handle, index)?)

@@ -19,9 +19,7 @@ pub fn multicall(call: &mut Call<'_>) -> Result<i64> {
     }
     let list = call.handle(0);
     let count = call.args[1] as u32;
-    if !guest::item::<MulticallEntry>(list, 0)?
-        .access_ok(u64::from(count) * size_of::<MulticallEntry>() as u64)
-    {
+    if !guest::array_ok::<MulticallEntry>(list, count.into()) {
         return Err(Error::Fault);
     }
     for index in 0..u64::from(count) {

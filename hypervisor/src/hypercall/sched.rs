@@ -80,7 +80,7 @@ fn poll(call: &mut Call<'_>, ports: GuestHandle, count: u32, timeout: u64) -> Re
     if count > MAX_POLL_PORTS {
         return Err(Error::Invalid);
     }
-    if !guest::item::<u32>(ports, 0)?.access_ok(u64::from(count) * 4) {
+    if !guest::array_ok::<u32>(ports, count.into()) {
         return Err(Error::Fault);
     }
     let (vcpu, events) = (call.vcpu, &call.domain.events);

@@ -96,7 +96,7 @@ fn page_fault(vcpu: &Vcpu, regs: &mut Registers, address: u64) {
             return;
         }
     } else if vcpu.kernel_mode.get()
-        && vcpu.domain().has_assist(VMASST_TYPE_WRITABLE_PAGETABLES)
+        && (vcpu.domain().privileged || vcpu.domain().has_assist(VMASST_TYPE_WRITABLE_PAGETABLES))
         && code & (PF_PRESENT | PF_WRITE | PF_RESERVED | PF_FETCH) == PF_PRESENT | PF_WRITE
         && !(GuestVirtual::HYPERVISOR_START..GuestVirtual::HYPERVISOR_END).contains(&address)
         && emulate::page_table_write(vcpu, regs, GuestVirtual(address))
