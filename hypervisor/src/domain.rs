@@ -15,7 +15,7 @@ use overcast_core::machine::Memory;
 use overcast_core::mm::DomainMemory;
 use spin::{Mutex, Once, RwLock};
 use xen_abi::sched::*;
-use xen_abi::xen::VcpuInfo;
+use xen_abi::xen::{VIRQ_CONSOLE, VcpuInfo};
 
 use crate::arch::registers::Registers;
 use crate::host::Host;
@@ -213,6 +213,13 @@ pub fn with_vcpu(domain: DomainId, vcpu: VcpuId, call: impl FnOnce(&Vcpu)) {
         && let Some(vcpu) = domain.vcpu(vcpu)
     {
         call(vcpu);
+    }
+}
+
+/// Tells Dom0 that something was typed for it.
+pub fn console_input() {
+    if let Some(dom0) = find(DomainId::DOM0) {
+        dom0.events.send_virq(&Host, VIRQ_CONSOLE, VcpuId(0));
     }
 }
 

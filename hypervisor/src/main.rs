@@ -50,6 +50,7 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
     start::init_cpus(secondary_main);
     time::init_wall_clock();
     keys::register();
+    arch::console::set_dom0_notifier(domain::console_input);
     let dom0 = dom0::create();
     if let Some(vcpu) = dom0.vcpu(overcast_core::ids::VcpuId(0)) {
         schedule::wake(vcpu);
@@ -61,8 +62,9 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
 /// Another CPU, on its own stack.
 fn secondary_main(cpu: CpuId) -> ! {
     start::init_cpu(cpu);
-    arch::percpu::set_online();
+    // In this order: whoever waits for the CPU may then give vCPUs to it.
     schedule::add_cpu(cpu);
+    arch::percpu::set_online();
     run_guests()
 }
 
