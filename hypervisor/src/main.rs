@@ -28,6 +28,7 @@ mod start;
 mod time;
 mod vcpu;
 
+use overcast_core::console::InputOwner;
 use overcast_core::ids::CpuId;
 use overcast_core::mm::frames::FrameInfo;
 
@@ -55,7 +56,8 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
     if let Some(vcpu) = dom0.vcpu(overcast_core::ids::VcpuId(0)) {
         schedule::wake(vcpu);
     }
-    arch::console::give_input(overcast_core::console::InputOwner::Dom0);
+    let input_to_dom0 = start::options().conswitch_to_dom0;
+    arch::console::give_input(if input_to_dom0 { InputOwner::Dom0 } else { InputOwner::Hypervisor });
     run_guests()
 }
 
