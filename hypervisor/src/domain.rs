@@ -10,7 +10,7 @@ use overcast_core::addr::{MachineAddress, Mfn};
 use overcast_core::cpuid::CpuidPolicy;
 use overcast_core::event::{EventChannels, HypervisorEvent};
 use overcast_core::grant::GrantTable;
-use overcast_core::ids::{DomainId, VcpuId};
+use overcast_core::ids::{CpuSet, DomainId, VcpuId};
 use overcast_core::machine::Memory;
 use overcast_core::mm::DomainMemory;
 use spin::{Mutex, Once, RwLock};
@@ -142,6 +142,15 @@ impl Domain {
         self.vcpus
             .iter()
             .filter_map(|slot| slot.get().map(Box::as_ref))
+    }
+
+    /// The CPUs on which its vCPUs are loaded.
+    pub fn cpus(&self) -> CpuSet {
+        let mut cpus = CpuSet::EMPTY;
+        self.vcpus()
+            .filter_map(Vcpu::cpu)
+            .for_each(|cpu| cpus.insert(cpu));
+        cpus
     }
 
     /// How many vCPUs it may have.

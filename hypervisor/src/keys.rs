@@ -16,6 +16,7 @@ pub fn register() {
     register_key(b'r', |_| schedule::dump(), "dump run queues");
     register_key(b'a', |_| softirq::dump(), "dump timer queues");
     register_key(b'm', |_| dump_memory(), "memory info");
+    register_key(b'g', |_| dump_grants(), "print grant table usage");
     register_key(b'e', |_| dump_events(), "dump evtchn info");
     register_key(b'R', |_| panic::machine_restart(), "reboot machine");
 }
@@ -29,6 +30,14 @@ fn dump_memory() {
     );
     printk!("Free blocks by order: {:?}", memory::heap().free_blocks());
     printk!("Hypervisor heap: {used} bytes of {size} in use");
+}
+
+fn dump_grants() {
+    for domain in domain::all() {
+        let mut text = alloc::string::String::new();
+        let _ = domain.grants.dump(&crate::host::Host, &mut text);
+        text.lines().for_each(|line| printk!("{line}"));
+    }
 }
 
 fn dump_events() {

@@ -23,7 +23,8 @@ pub fn dom0(reason: u32) {
             log::error!("Hardware Dom0 shutdown: watchdog rebooting machine");
             panic::machine_restart();
         }
-        SHUTDOWN_SUSPEND | SHUTDOWN_SOFT_RESET | _ => {
+        // SHUTDOWN_SUSPEND and SHUTDOWN_SOFT_RESET among them.
+        _ => {
             log::error!(
                 "Hardware Dom0 shutdown (unsupported reason {reason}): {}",
                 after_crash()

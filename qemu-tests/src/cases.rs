@@ -398,8 +398,8 @@ fn debian(name: &str, system: System, cpu: &str) -> Result<(), String> {
         "signal 4",
         "futex 4",
         "timer 4",
-        "clone 4",
-        "pthread 4",
+        "clone 4 --clone-max 256",
+        "pthread 4 --pthread-max 128",
         "fault 4",
         "cpu 4 --verify",
     ] {
@@ -408,8 +408,9 @@ fn debian(name: &str, system: System, cpu: &str) -> Result<(), String> {
             return Err(session.failure(&format!("stress-ng {stressor}: {output}")));
         }
     }
-    let failed =
-        session.shell("dmesg | grep -E 'BUG|WARNING|Oops|Call Trace|segfault' | head -20; true")?;
+    let failed = session.shell(
+        "dmesg | grep -E -B 10 -A 20 'BUG|WARNING|Oops|Call Trace|segfault' | head -200; true",
+    )?;
     session.send_line("systemctl poweroff")?;
     session.wait_exit()?;
     guest_log::check(&failed)?;

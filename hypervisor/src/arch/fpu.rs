@@ -79,16 +79,10 @@ impl FpuState {
         }
     }
 
-    /// Copies the legacy region out.
-    pub fn legacy(&self) -> [u8; LEGACY_SIZE] {
-        // SAFETY: the area is longer than the legacy region.
-        unsafe { self.area.cast::<[u8; LEGACY_SIZE]>().read() }
-    }
-
     /// Sets the legacy region; bits of MXCSR that the CPU lacks are dropped.
     pub fn set_legacy(&self, from: &[u8; LEGACY_SIZE]) {
         self.reset();
-        // SAFETY: as above.
+        // SAFETY: the area is longer than the legacy region.
         unsafe {
             self.area.cast::<[u8; LEGACY_SIZE]>().write(*from);
             let mxcsr = self.area.as_ptr().add(24).cast::<u32>();

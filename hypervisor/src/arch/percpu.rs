@@ -23,7 +23,7 @@
 use core::cell::Cell;
 use core::mem::size_of;
 use core::ptr;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use overcast_core::ids::{CpuId, MAX_CPUS};
 use spin::Once;
@@ -105,8 +105,6 @@ pub struct PerCpu {
     pub fpu_owner: Cell<*const Vcpu>,
     /// System time at which the current vCPU's slice ends, ns; `u64::MAX` if never.
     pub run_until: Cell<u64>,
-    /// Value of the flush clock at the last full TLB flush.
-    pub flush_time: AtomicU64,
     /// The frame that holds the hypervisor's own descriptors of this CPU's GDT.
     pub gdt_mfn: Cell<u64>,
     /// How many GDT pages of the current guest are mapped in the window.
@@ -130,7 +128,6 @@ impl PerCpu {
             current: Cell::new(ptr::null()),
             fpu_owner: Cell::new(ptr::null()),
             run_until: Cell::new(u64::MAX),
-            flush_time: AtomicU64::new(0),
             gdt_mfn: Cell::new(0),
             gdt_pages: Cell::new(0),
             ldt_pages: Cell::new(0),

@@ -10,7 +10,7 @@ use overcast_core::mm::{FlushRequest, FlushScope, FlushWhat, MmuCaller, VcpuMach
 use xen_abi::xen::{GuestHandle, MMUEXT_NEW_BASEPTR, MMUEXT_PIN_L4_TABLE, MmuUpdate, MmuextOp};
 
 use super::{Call, PreemptByEvents};
-use crate::arch::{percpu, tlb};
+use crate::arch::{percpu, smp, tlb};
 use crate::guest;
 use crate::host::{Host, mm};
 use crate::pv::descriptors;
@@ -20,16 +20,6 @@ use crate::vcpu::Vcpu;
 const PREEMPTED: u32 = 1 << 31;
 /// Operations between two looks at whether to stop.
 const BATCH: u32 = 32;
-
-/// The CPUs on which a domain's vCPUs are loaded.
-fn domain_cpus(vcpu: &Vcpu) -> CpuSet {
-    let mut cpus = CpuSet::EMPTY;
-    vcpu.domain()
-        .vcpus()
-        .filter_map(Vcpu::cpu)
-        .for_each(|cpu| cpus.insert(cpu));
-    cpus
-}
 
 /// The CPUs of the vCPUs whose bits are set in the bitmap at a guest address.
 fn cpus_of_bitmap(vcpu: &Vcpu, bitmap: u64) -> Result<CpuSet> {
@@ -55,7 +45,7 @@ fn cpus_of_bitmap(vcpu: &Vcpu, bitmap: u64) -> Result<CpuSet> {
 fn flush(vcpu: &Vcpu, request: FlushRequest) -> Result<()> {
     let cpus = match request.scope {
         FlushScope::Local => CpuSet::one(percpu::this().cpu),
-        FlushScope::Domain => domain_cpus(vcpu),
+        FlushScope::Domain => vcpu.domain().cpus(),
         FlushScope::Vcpus(bitmap) => cpus_of_bitmap(vcpu, bitmap)?,
     };
     match request.what {
@@ -63,6 +53,12 @@ fn flush(vcpu: &Vcpu, request: FlushRequest) -> Result<()> {
         FlushWhat::Address(address) => Host.flush_page(&cpus, address),
     }
     Ok(())
+}
+
+/// Writes this CPU's caches back.
+fn write_back(_: u64) {
+    // SAFETY: changes no memory.
+    unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
 }
 
 /// The running vCPU, as page-table operations act on it.
@@ -96,9 +92,12 @@ impl VcpuMachine for Running<'_> {
         flush(self.0, request)
     }
 
-    fn flush_cache(&mut self, _all_cpus: bool) {
-        // SAFETY: writes caches back; changes no memory.
-        unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
+    fn flush_cache(&mut self, all_cpus: bool) {
+        if all_cpus {
+            smp::call_function(&CpuSet::ALL, write_back, 0);
+        } else {
+            write_back(0);
+        }
     }
 }
 
