@@ -57,7 +57,11 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
         schedule::wake(vcpu);
     }
     let input_to_dom0 = start::options().conswitch_to_dom0;
-    arch::console::give_input(if input_to_dom0 { InputOwner::Dom0 } else { InputOwner::Hypervisor });
+    arch::console::give_input(if input_to_dom0 {
+        InputOwner::Dom0
+    } else {
+        InputOwner::Hypervisor
+    });
     run_guests()
 }
 

@@ -273,6 +273,34 @@ pub fn unmap(va: u64) -> Option<Mfn> {
     Some(MachineAddress(old & ADDRESS_MASK).frame())
 }
 
+/// Takes away what is mapped in the 2 MiB at `va`, in one page or in small ones, and
+/// calls `gone` with each frame and its order. The TLBs are the caller's to flush.
+pub fn unmap_2m(va: u64, mut gone: impl FnMut(Mfn, u32)) {
+    if !is_hypervisor_address(va) || !va.is_multiple_of(SIZE_2M) {
+        return;
+    }
+    let take = |va: u64, level: u32| {
+        let _guard = LOCK.lock();
+        let entry = entry_of(va, level, false).ok()??;
+        let value = entry.load(Ordering::Acquire);
+        let present = value & PageFlags::PRESENT.bits() != 0;
+        if !present || (level > 1 && value & PageFlags::LARGE.bits() == 0) {
+            return None;
+        }
+        entry.store(0, Ordering::Release);
+        Some(MachineAddress(value & ADDRESS_MASK).frame())
+    };
+    if let Some(mfn) = take(va, 2) {
+        gone(mfn, 9);
+        return;
+    }
+    for page in 0..512 {
+        if let Some(mfn) = take(va + page * PAGE_SIZE as u64, 1) {
+            gone(mfn, 0);
+        }
+    }
+}
+
 /// Makes sure that the tables for `pages` 4 KiB pages from `va` on exist, so
 /// that [`map_local`] finds them.
 ///

@@ -144,8 +144,7 @@ pub unsafe fn write_cr3_and_flush(l4: Mfn) {
 /// and by whatever waits for another CPU with interrupts off.
 pub fn serve() {
     let own = mailbox(here());
-    let pending =
-        || own.completed.load(Ordering::SeqCst) < own.requested.load(Ordering::SeqCst);
+    let pending = || own.completed.load(Ordering::SeqCst) < own.requested.load(Ordering::SeqCst);
     if !pending() {
         return;
     }
