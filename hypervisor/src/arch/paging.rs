@@ -27,11 +27,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use bitflags::bitflags;
 use overcast_core::addr::{MachineAddress, Mfn, PAGE_SIZE};
 use overcast_core::error::{Error, Result};
-use overcast_core::ids::CpuSet;
-use overcast_core::machine::Tlb;
 use spin::mutex::SpinMutex;
 
-use crate::arch::memory::{self, Machine};
+use crate::arch::memory;
 use crate::arch::tlb::Serve;
 
 /// First address of the machine-to-phys table (`MACH2PHYS_VIRT_START`, xen/arch-x86/xen-x86_64.h).
@@ -254,23 +252,6 @@ pub fn map_level(va: u64, mfn: Mfn, flags: PageFlags, level: u32) -> Result<()> 
 /// As [`map_level`].
 pub fn map(va: u64, mfn: Mfn, flags: PageFlags) -> Result<()> {
     map_level(va, mfn, flags, 1)
-}
-
-/// Takes away the 4 KiB page at `va` and flushes it from all TLBs; gives the
-/// frame that was mapped.
-pub fn unmap(va: u64) -> Option<Mfn> {
-    if !is_hypervisor_address(va) {
-        return None;
-    }
-    let old = {
-        let _guard = LOCK.lock();
-        entry_of(va, 1, false).ok()??.swap(0, Ordering::AcqRel)
-    };
-    if old & PageFlags::PRESENT.bits() == 0 {
-        return None;
-    }
-    Machine.flush_page(&CpuSet::ALL, va);
-    Some(MachineAddress(old & ADDRESS_MASK).frame())
 }
 
 /// Takes away what is mapped in the 2 MiB at `va`, in one page or in small ones, and
