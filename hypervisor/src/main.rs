@@ -51,11 +51,11 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
     start::init_cpus(secondary_main);
     time::init_wall_clock();
     keys::register();
-    arch::console::set_dom0_notifier(domain::console_input);
     let dom0 = dom0::create();
     if let Some(vcpu) = dom0.vcpu(overcast_core::ids::VcpuId(0)) {
         schedule::wake(vcpu);
     }
+    arch::console::set_dom0_notifier(|| domain::send_global_virq(xen_abi::xen::VIRQ_CONSOLE));
     let input_to_dom0 = start::options().conswitch_to_dom0;
     arch::console::give_input(if input_to_dom0 {
         InputOwner::Dom0
