@@ -11,6 +11,14 @@ set -eu
 export LC_ALL=C
 cd "$(dirname "$0")/.."
 
+# Where there is no compiler with the target's library, setup.sh has written the
+# environment in which cargo builds core and alloc from source.
+if [ -f build/toolchain.env ]; then
+    set -a
+    . ./build/toolchain.env
+    set +a
+fi
+
 target=x86_64-unknown-none
 image_base=ffff82d040000000
 

@@ -43,7 +43,9 @@ shell | bench)
     install -m755 "$ROOT/scripts/init" "$WORK/root/init"
     if [ "$VARIANT" = bench ]; then
         for source in "$ROOT"/qemu-tests/bench/*.c; do
-            gcc -O2 -Wall -static -o "$WORK/root/bin/$(basename "$source" .c)" "$source"
+            # A source may ask for options of its own in a line "compile: ...".
+            gcc -O2 -Wall -static $(sed -n 's/^ \* compile: //p' "$source") \
+                -o "$WORK/root/bin/$(basename "$source" .c)" "$source"
         done
     fi
     pack

@@ -64,13 +64,23 @@ pub fn set(
     if user_root.is_none() && context.flags & VGCF_IN_KERNEL == 0 {
         return Err(Error::Invalid);
     }
-    mm().install_tables(&domain.mm, &mut vcpu.tables.lock(), kernel, user_root, preempt)?;
+    mm().install_tables(
+        &domain.mm,
+        &mut vcpu.tables.lock(),
+        kernel,
+        user_root,
+        preempt,
+    )?;
     vcpu.kernel_cr3.set(kernel.address().get());
-    vcpu.user_cr3.set(user_root.map_or(0, |mfn| mfn.address().get()));
+    vcpu.user_cr3
+        .set(user_root.map_or(0, |mfn| mfn.address().get()));
 
     let count = (context.gdt_ents as usize).div_ceil(512);
     let mut frames = [Mfn(0); 14];
-    frames.iter_mut().zip(&context.gdt_frames).for_each(|(to, &from)| *to = Mfn(from));
+    frames
+        .iter_mut()
+        .zip(&context.gdt_frames)
+        .for_each(|(to, &from)| *to = Mfn(from));
     install_gdt(vcpu, &domain.mm, &frames[..count], context.gdt_ents as u32)?;
 
     vcpu.kernel_mode.set(context.flags & VGCF_IN_KERNEL != 0);
@@ -80,7 +90,13 @@ pub fn set(
         vcpu.fpu.reset();
     }
     for (vector, trap) in context.trap_ctxt.iter().enumerate() {
-        vcpu.set_trap(vector as u8, TrapInfo { cs: trap.cs | 3, ..*trap });
+        vcpu.set_trap(
+            vector as u8,
+            TrapInfo {
+                cs: trap.cs | 3,
+                ..*trap
+            },
+        );
     }
     vcpu.iopl.set(user.rflags & rflags::IOPL);
     // SAFETY: the vCPU never ran, and only the caller sets it up.
@@ -109,18 +125,28 @@ pub fn set(
         rsp: user.rsp,
         ss: u64::from(user.ss | 3),
     };
-    for (to, from) in vcpu.selectors.iter().zip([user.ds, user.es, user.fs, user.gs]) {
+    for (to, from) in vcpu
+        .selectors
+        .iter()
+        .zip([user.ds, user.es, user.fs, user.gs])
+    {
         to.set(from);
     }
     vcpu.fs_base.set(context.fs_base);
     vcpu.gs_base_kernel.set(context.gs_base_kernel);
     vcpu.gs_base_user.set(context.gs_base_user);
     let entries = context.ldt_ents as u32;
-    vcpu.ldt.set(if entries == 0 { (0, 0) } else { (context.ldt_base, entries) });
+    vcpu.ldt.set(if entries == 0 {
+        (0, 0)
+    } else {
+        (context.ldt_base, entries)
+    });
     vcpu.kernel_ss.set(context.kernel_ss | 3);
     vcpu.kernel_sp.set(context.kernel_sp);
-    vcpu.cr0.set((CR0_GUEST & !CR0_TS) | (context.ctrlreg[0] & CR0_TS));
-    vcpu.cr4.set(crate::pv::emulate::allowed_cr4(vcpu, context.ctrlreg[4]));
+    vcpu.cr0
+        .set((CR0_GUEST & !CR0_TS) | (context.ctrlreg[0] & CR0_TS));
+    vcpu.cr4
+        .set(crate::pv::emulate::allowed_cr4(vcpu, context.ctrlreg[4]));
     vcpu.event_callback.set(context.event_callback_eip);
     vcpu.failsafe.set(Callback {
         address: context.failsafe_callback_eip,

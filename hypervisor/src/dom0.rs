@@ -56,7 +56,10 @@ impl Scratch {
     fn new(size: usize) -> Result<Self, Error> {
         let mut scratch = Self { frames: Vec::new() };
         let count = size.div_ceil(4096);
-        scratch.frames.try_reserve(count).map_err(|_| Error::NoMemory)?;
+        scratch
+            .frames
+            .try_reserve(count)
+            .map_err(|_| Error::NoMemory)?;
         for index in 0..count as u64 {
             let mfn = memory::alloc_frames(0, None)?;
             scratch.frames.push(mfn);
@@ -67,7 +70,9 @@ impl Scratch {
 
     fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: the frames are ours alone, and are mapped there one after the other.
-        unsafe { core::slice::from_raw_parts_mut(SCRATCH_BASE as *mut u8, self.frames.len() * 4096) }
+        unsafe {
+            core::slice::from_raw_parts_mut(SCRATCH_BASE as *mut u8, self.frames.len() * 4096)
+        }
     }
 }
 
@@ -118,7 +123,13 @@ fn cpu_policy() -> CpuidPolicy {
         let result = raw_cpuid::native_cpuid::cpuid_count(leaf, subleaf);
         [result.eax, result.ebx, result.ecx, result.edx]
     };
-    CpuidPolicy::for_pv(raw, &hardware, true, &options().cpuid, &options().dom0_cpuid)
+    CpuidPolicy::for_pv(
+        raw,
+        &hardware,
+        true,
+        &options().cpuid,
+        &options().dom0_cpuid,
+    )
 }
 
 /// Sets up the page types of all memory.
@@ -171,7 +182,10 @@ pub fn create() -> Arc<Domain> {
     let pages = layout::clip_pages(&kernel, size.min(available), initrd_size);
     let layout = match Layout::new(&kernel, pages, initrd_size) {
         Ok(layout) => layout,
-        Err(error) => fail(format_args!("Dom0 with {} MiB of memory: {error}", pages >> 8)),
+        Err(error) => fail(format_args!(
+            "Dom0 with {} MiB of memory: {error}",
+            pages >> 8
+        )),
     };
     let max_pages = max_pages.max(pages);
 
@@ -179,7 +193,9 @@ pub fn create() -> Arc<Domain> {
         Ok(memory) => memory,
         Err(error) => fail(format_args!("Dom0's memory: {error:?}")),
     };
-    let vcpus = options().dom0_vcpus(percpu::online_count()).clamp(1, domain::MAX_VCPUS);
+    let vcpus = options()
+        .dom0_vcpus(percpu::online_count())
+        .clamp(1, domain::MAX_VCPUS);
     let domain = match assemble(memory, vcpus) {
         Ok(domain) => domain,
         Err(error) => fail(format_args!("Dom0: {error:?}")),
@@ -196,7 +212,10 @@ pub fn create() -> Arc<Domain> {
             mm().m2p().set(Mfn(mfn.0 + n), Pfn(first + n));
         }
     }
-    let line = command_line(kernel_module.command_line.as_str(), kernel.notes.guest_os == b"linux");
+    let line = command_line(
+        kernel_module.command_line.as_str(),
+        kernel.notes.guest_os == b"linux",
+    );
     let contents = Contents {
         kernel: &kernel,
         layout: &layout,
@@ -224,7 +243,9 @@ pub fn create() -> Arc<Domain> {
     };
     // As on Xen, the first top-level table is pinned; the guest unpins it.
     if let Err(error) = hypercall::pin_top_table(vcpu, initial.top_table, &Patient) {
-        fail(format_args!("Dom0's first page tables are refused: {error:?}"));
+        fail(format_args!(
+            "Dom0's first page tables are refused: {error:?}"
+        ));
     }
     if let Err(error) = mm().install_tables(
         &domain.mm,
@@ -233,7 +254,9 @@ pub fn create() -> Arc<Domain> {
         None,
         &Patient,
     ) {
-        fail(format_args!("Dom0's first page tables are refused: {error:?}"));
+        fail(format_args!(
+            "Dom0's first page tables are refused: {error:?}"
+        ));
     }
     set_registers(vcpu, &initial);
     domain
@@ -255,7 +278,11 @@ fn command_line(module: &str, linux: bool) -> alloc::string::String {
     if !extra.is_empty() {
         add(extra);
     }
-    if linux && !line.split_ascii_whitespace().any(|word| word.starts_with("acpi=")) {
+    if linux
+        && !line
+            .split_ascii_whitespace()
+            .any(|word| word.starts_with("acpi="))
+    {
         if !line.is_empty() {
             line.push(' ');
         }
@@ -265,7 +292,10 @@ fn command_line(module: &str, linux: bool) -> alloc::string::String {
 }
 
 /// Makes the domain around its memory.
-fn assemble(memory: Arc<overcast_core::mm::DomainMemory>, vcpus: u32) -> Result<Arc<Domain>, Error> {
+fn assemble(
+    memory: Arc<overcast_core::mm::DomainMemory>,
+    vcpus: u32,
+) -> Result<Arc<Domain>, Error> {
     let (shared_info, _) = host::allocate(0, None).ok_or(Error::NoMemory)?;
     let (spare_info, _) = host::allocate(0, None).ok_or(Error::NoMemory)?;
     mm().share_page(&memory, shared_info, true)?;
@@ -285,7 +315,9 @@ fn assemble(memory: Arc<overcast_core::mm::DomainMemory>, vcpus: u32) -> Result<
     for id in (0..vcpus).map(VcpuId) {
         let vcpu = domain.add_vcpu(id).ok_or(Error::NoMemory)?;
         let affinity = if options().dom0_vcpus_pin {
-            CpuSet::one(overcast_core::ids::CpuId(id.0 % percpu::online_count().max(1)))
+            CpuSet::one(overcast_core::ids::CpuId(
+                id.0 % percpu::online_count().max(1),
+            ))
         } else {
             CpuSet::ALL
         };
@@ -340,6 +372,8 @@ fn set_registers(vcpu: &Vcpu, initial: &populate::InitialState) {
         ..Registers::default()
     };
     vcpu.cr4.set(crate::pv::emulate::allowed_cr4(vcpu, 0));
-    vcpu.info().upcall_mask.store(1, core::sync::atomic::Ordering::Relaxed);
+    vcpu.info()
+        .upcall_mask
+        .store(1, core::sync::atomic::Ordering::Relaxed);
     vcpu.set_power(Power::Up);
 }

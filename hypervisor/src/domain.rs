@@ -84,7 +84,8 @@ impl Domain {
     ) -> Arc<Self> {
         if let Some(frame) = Host.frame(spare_info) {
             // Upcalls are masked until the guest registers a structure of its own.
-            (0..4096 / size_of::<VcpuInfo>()).for_each(|n| frame.store_u8(n * size_of::<VcpuInfo>() + 1, 1));
+            (0..4096 / size_of::<VcpuInfo>())
+                .for_each(|n| frame.store_u8(n * size_of::<VcpuInfo>() + 1, 1));
         }
         Arc::new(Self {
             id,
@@ -96,7 +97,10 @@ impl Domain {
             shared_info,
             spare_info,
             cpu_policy,
-            vcpus: (0..max_vcpus.min(MAX_VCPUS)).map(|_| Once::new()).collect::<Vec<_>>().into(),
+            vcpus: (0..max_vcpus.min(MAX_VCPUS))
+                .map(|_| Once::new())
+                .collect::<Vec<_>>()
+                .into(),
             assists: AtomicU64::new(0),
             pauses: AtomicU32::new(0),
             shutdown_reason: AtomicU32::new(NOT_SHUT_DOWN),
@@ -135,7 +139,9 @@ impl Domain {
 
     /// All its vCPUs.
     pub fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
-        self.vcpus.iter().filter_map(|slot| slot.get().map(Box::as_ref))
+        self.vcpus
+            .iter()
+            .filter_map(|slot| slot.get().map(Box::as_ref))
     }
 
     /// How many vCPUs it may have.

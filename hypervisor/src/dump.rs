@@ -18,13 +18,40 @@ pub fn registers(regs: &Registers) {
     log::error!("RIP:    {:04x}:[<{:016x}>]", regs.cs as u16, regs.rip);
     log::error!(
         "RFLAGS: {:016x}   vector {:#x}   error code {:#x}",
-        regs.rflags, regs.vector, regs.error_code
+        regs.rflags,
+        regs.vector,
+        regs.error_code
     );
-    log::error!("rax: {:016x}   rbx: {:016x}   rcx: {:016x}", regs.rax, regs.rbx, regs.rcx);
-    log::error!("rdx: {:016x}   rsi: {:016x}   rdi: {:016x}", regs.rdx, regs.rsi, regs.rdi);
-    log::error!("rbp: {:016x}   rsp: {:016x}   r8:  {:016x}", regs.rbp, regs.rsp, regs.r8);
-    log::error!("r9:  {:016x}   r10: {:016x}   r11: {:016x}", regs.r9, regs.r10, regs.r11);
-    log::error!("r12: {:016x}   r13: {:016x}   r14: {:016x}", regs.r12, regs.r13, regs.r14);
+    log::error!(
+        "rax: {:016x}   rbx: {:016x}   rcx: {:016x}",
+        regs.rax,
+        regs.rbx,
+        regs.rcx
+    );
+    log::error!(
+        "rdx: {:016x}   rsi: {:016x}   rdi: {:016x}",
+        regs.rdx,
+        regs.rsi,
+        regs.rdi
+    );
+    log::error!(
+        "rbp: {:016x}   rsp: {:016x}   r8:  {:016x}",
+        regs.rbp,
+        regs.rsp,
+        regs.r8
+    );
+    log::error!(
+        "r9:  {:016x}   r10: {:016x}   r11: {:016x}",
+        regs.r9,
+        regs.r10,
+        regs.r11
+    );
+    log::error!(
+        "r12: {:016x}   r13: {:016x}   r14: {:016x}",
+        regs.r12,
+        regs.r13,
+        regs.r14
+    );
     log::error!("r15: {:016x}   ss: {:04x}", regs.r15, regs.ss as u16);
 }
 
@@ -35,7 +62,11 @@ pub fn vcpu(vcpu: &Vcpu, regs: &Registers) {
         vcpu.domain().id,
         vcpu.id,
         percpu::this().cpu,
-        if vcpu.kernel_mode.get() { "kernel" } else { "user" }
+        if vcpu.kernel_mode.get() {
+            "kernel"
+        } else {
+            "user"
+        }
     );
     registers(regs);
     log::error!(

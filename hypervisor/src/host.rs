@@ -91,7 +91,9 @@ impl EventHost for Host {
     }
 
     fn get_writable_page(&self, domain: DomainId, mfn: Mfn) -> bool {
-        mm().get_writable(mfn, domain).map(|page| page.keep()).is_ok()
+        mm().get_writable(mfn, domain)
+            .map(|page| page.keep())
+            .is_ok()
     }
 
     fn put_writable_page(&self, mfn: Mfn) {

@@ -8,7 +8,11 @@ use crate::{domain, dump, printk, schedule, softirq};
 pub fn register() {
     register_key(b'0', |_| dump_guest_registers(), "dump Dom0 registers");
     register_key(b'd', |_| dump_cpus(), "dump registers");
-    register_key(b'q', |_| dump::domains(), "dump domain (and guest debug) info");
+    register_key(
+        b'q',
+        |_| dump::domains(),
+        "dump domain (and guest debug) info",
+    );
     register_key(b'r', |_| schedule::dump(), "dump run queues");
     register_key(b'a', |_| softirq::dump(), "dump timer queues");
     register_key(b'm', |_| dump_memory(), "memory info");
@@ -18,7 +22,11 @@ pub fn register() {
 
 fn dump_memory() {
     let (used, size) = heap::usage();
-    printk!("Physical memory: {} frames of {} free", memory::heap().free_frames(), memory::total_frames());
+    printk!(
+        "Physical memory: {} frames of {} free",
+        memory::heap().free_frames(),
+        memory::total_frames()
+    );
     printk!("Free blocks by order: {:?}", memory::heap().free_blocks());
     printk!("Hypervisor heap: {used} bytes of {size} in use");
 }
@@ -45,7 +53,8 @@ fn dump_guest_registers() {
 
 fn dump_cpus() {
     for cpu in percpu::all() {
-        let frame = percpu::guest_frame_address(cpu.cpu) as *const crate::arch::registers::Registers;
+        let frame =
+            percpu::guest_frame_address(cpu.cpu) as *const crate::arch::registers::Registers;
         printk!("CPU{}: current {:?}", cpu.cpu, cpu.current.get());
         // SAFETY: the frame's page is always mapped; a CPU that runs may change it meanwhile.
         dump::registers(&unsafe { frame.read_volatile() });

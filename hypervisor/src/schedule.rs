@@ -251,7 +251,8 @@ fn switch(this: &PerCpu, previous: Option<&Vcpu>, next: Option<&Vcpu>, regs: &mu
         time::change_runstate(vcpu, waiting_state(vcpu));
         save(vcpu, regs);
     }
-    this.current.set(next.map_or(core::ptr::null(), core::ptr::from_ref));
+    this.current
+        .set(next.map_or(core::ptr::null(), core::ptr::from_ref));
     if next.is_none() {
         // SAFETY: the idle tables show all of the hypervisor.
         unsafe { tlb::write_cr3_and_flush(paging::idle_l4()) };
@@ -376,13 +377,19 @@ pub fn dump() {
         match SCHEDULER.current(cpu) {
             Some(unit) => {
                 let (domain, vcpu) = name(&unit);
-                printk!("CPU{cpu}: runs {domain}v{vcpu}, {} wait", SCHEDULER.waiting(cpu));
+                printk!(
+                    "CPU{cpu}: runs {domain}v{vcpu}, {} wait",
+                    SCHEDULER.waiting(cpu)
+                );
             }
             None => printk!("CPU{cpu}: idle {}", SCHEDULER.is_idle(cpu)),
         }
         for (unit, credit) in SCHEDULER.listing(cpu) {
             let (domain, vcpu) = name(&unit);
-            printk!("  {domain}v{vcpu}: credit {credit}, weight {}", unit.weight());
+            printk!(
+                "  {domain}v{vcpu}: credit {credit}, weight {}",
+                unit.weight()
+            );
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use xen_abi::sched::*;
 
-use crate::arch::panic;
 use crate::arch::cpu;
+use crate::arch::panic;
 
 /// Dom0 shut down for a reason (`SHUTDOWN_*`): so does the machine.
 pub fn dom0(reason: u32) {
@@ -24,8 +24,12 @@ pub fn dom0(reason: u32) {
             log::error!("Hardware Dom0 shutdown: watchdog rebooting machine");
             panic::machine_restart();
         }
-        SHUTDOWN_SUSPEND | SHUTDOWN_SOFT_RESET | _ => {
-            log::error!("Hardware Dom0 shutdown (unsupported reason {reason}): {}", after_crash());
+        // SHUTDOWN_SUSPEND and SHUTDOWN_SOFT_RESET among them.
+        _ => {
+            log::error!(
+                "Hardware Dom0 shutdown (unsupported reason {reason}): {}",
+                after_crash()
+            );
             restart_unless_told();
         }
     }

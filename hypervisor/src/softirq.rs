@@ -135,7 +135,10 @@ fn fire(token: Token, deadline: u64, now: u64) {
 
 /// Programs this CPU's hardware timer for whatever comes first.
 pub fn program(cpu: CpuId) {
-    let next = QUEUES[cpu.0 as usize].lock().next_deadline().unwrap_or(u64::MAX);
+    let next = QUEUES[cpu.0 as usize]
+        .lock()
+        .next_deadline()
+        .unwrap_or(u64::MAX);
     let deadline = next.min(percpu::this().run_until.get());
     apic::set_timer((deadline != u64::MAX).then_some(deadline));
 }
@@ -170,7 +173,11 @@ fn vcpu_token(kind: Timer, vcpu: &Vcpu) -> Token {
 
 /// Sets a timer of a vCPU, ns of system time.
 pub fn set_vcpu_timer(kind: Timer, vcpu: &Vcpu, deadline: u64) {
-    set(vcpu_token(kind, vcpu), vcpu.timers.places.of(kind), deadline);
+    set(
+        vcpu_token(kind, vcpu),
+        vcpu.timers.places.of(kind),
+        deadline,
+    );
 }
 
 /// Stops a timer of a vCPU.
@@ -198,6 +205,10 @@ pub fn set_watchdog(domain: &Domain, index: u32, deadline: Option<u64>) {
 pub fn dump() {
     for cpu in percpu::all() {
         let next = QUEUES[cpu.cpu.0 as usize].lock().next_deadline();
-        log::info!("CPU{}: next timer {next:?}, slice ends {}", cpu.cpu, cpu.run_until.get());
+        log::info!(
+            "CPU{}: next timer {next:?}, slice ends {}",
+            cpu.cpu,
+            cpu.run_until.get()
+        );
     }
 }

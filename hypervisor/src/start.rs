@@ -213,7 +213,6 @@ fn early_cpu_options(line: &str) -> cpu::Options {
     cpu::Options {
         smep: on("smep"),
         smap: on("smap"),
-        umip: on("umip"),
         fsgsbase: on("fsgsbase"),
         xsave: on("xsave"),
         x2apic: on("x2apic"),

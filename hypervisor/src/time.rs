@@ -150,7 +150,8 @@ pub fn write_runstate(vcpu: &Vcpu) {
         }
         overcast_core::error::Result::Ok(())
     })();
-    vcpu.runstate_stale.store(written.is_err(), Ordering::Release);
+    vcpu.runstate_stale
+        .store(written.is_err(), Ordering::Release);
 }
 
 /// The wall clock: seconds and ns since 1970 at system time 0.
@@ -186,7 +187,10 @@ pub fn write_wall_clock(domain: &Domain) {
     let version = frame.load_u32(offset);
     frame.store_u32(offset, version | 1);
     frame.store_u32(core::mem::offset_of!(SharedInfo, wc_sec), seconds as u32);
-    frame.store_u32(core::mem::offset_of!(SharedInfo, wc_sec_hi), (seconds >> 32) as u32);
+    frame.store_u32(
+        core::mem::offset_of!(SharedInfo, wc_sec_hi),
+        (seconds >> 32) as u32,
+    );
     frame.store_u32(core::mem::offset_of!(SharedInfo, wc_nsec), nanoseconds);
     frame.store_u32(offset, (version | 1).wrapping_add(1));
 }

@@ -340,11 +340,6 @@ impl Vcpu {
         unsafe { &*direct_map(address).cast::<SharedVcpuInfo>() }
     }
 
-    /// Machine address of the `vcpu_info` in use.
-    pub fn info_address(&self) -> MachineAddress {
-        MachineAddress(self.info.load(Ordering::Acquire))
-    }
-
     /// Moves the `vcpu_info`. The new place is in one frame of RAM for which the
     /// domain holds a reference, and 8-aligned.
     pub fn set_info_address(&self, address: MachineAddress) {

@@ -66,7 +66,7 @@ static void fork_exec(void)
 {
     pid_t p = fork();
     if (p == 0) {
-        execl("/proc/self/exe", "bench", "nothing", NULL);
+        execl("/bin/nothing", "nothing", NULL);
         _exit(1);
     }
     int status;
@@ -97,7 +97,6 @@ static void bench(const char *name, int times, void (*operation)(void))
 
 int main(int argc, char **argv)
 {
-    if (argc > 1 && !strcmp(argv[1], "nothing")) return 0;
     if (argc > 1 && !strcmp(argv[1], "boot")) {
         uint32_t low, high;
         __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));

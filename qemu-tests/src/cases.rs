@@ -141,8 +141,12 @@ pub fn all() -> Vec<Case> {
         ("skylake", "Skylake-Server"),
     ] {
         cases.push(soak(&format!("soak-debian-{name}"), move |n| {
-            debian(n, cpu)
+            debian(n, System::Overcast, cpu)
         }));
+    }
+    for (name, system) in [("xen", System::Xen), ("bare", System::Bare)] {
+        let name = format!("soak-debian-reference-{name}");
+        cases.push(soak(&name, move |n| debian(n, system, "qemu64")));
     }
     cases
 }
@@ -372,8 +376,8 @@ fn bad_options(name: &str) -> Result<(), String> {
 }
 
 /// A Debian userland comes to a login, compiles, and bears some minutes of stress.
-fn debian(name: &str, cpu: &str) -> Result<(), String> {
-    let machine = Machine::linux(System::Overcast, "debian", "")?
+fn debian(name: &str, system: System, cpu: &str) -> Result<(), String> {
+    let machine = Machine::linux(system, "debian", "")?
         .cpus(4)
         .cpu(cpu)
         .memory(4096);
@@ -394,8 +398,8 @@ fn debian(name: &str, cpu: &str) -> Result<(), String> {
         "signal 4",
         "futex 4",
         "timer 4",
-        "clone 4",
-        "pthread 4",
+        "clone 4 --clone-max 256",
+        "pthread 4 --pthread-max 128",
         "fault 4",
         "cpu 4 --verify",
     ] {
@@ -404,8 +408,9 @@ fn debian(name: &str, cpu: &str) -> Result<(), String> {
             return Err(session.failure(&format!("stress-ng {stressor}: {output}")));
         }
     }
-    let failed =
-        session.shell("dmesg | grep -E 'BUG|WARNING|Oops|Call Trace|segfault' | head -20; true")?;
+    let failed = session.shell(
+        "dmesg | grep -E -B 10 -A 20 'BUG|WARNING|Oops|Call Trace|segfault' | head -200; true",
+    )?;
     session.send_line("systemctl poweroff")?;
     session.wait_exit()?;
     guest_log::check(&failed)?;

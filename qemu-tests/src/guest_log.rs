@@ -39,6 +39,8 @@ const ALLOWED: &[&str] = &[
     // Linux on names of mitigations, and on the options of its own command line.
     "Spectre V",
     "WARNING: Spectre",
+    // What is typed, echoed (session.rs).
+    "=BEG\"\"IN=",
     // Xen's own when asked for verbose logs.
     "(XEN) ",
     // The stock kernel under stress, on real Xen as well.

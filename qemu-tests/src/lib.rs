@@ -8,7 +8,7 @@
 //! - [`cases`]: the tests
 //! - [`oracle`]: the same questions to real Xen and to Overcast
 //! - [`runner`]: runs cases, some at a time
-//! - [`bench`]: what operations cost a guest, beside real Xen and bare hardware
+//! - [`mod@bench`]: what operations cost a guest, beside real Xen and bare hardware
 //!
 //! No test depends on how fast the host is: the limits on time only end what
 //! hangs, and are generous.

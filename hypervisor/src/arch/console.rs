@@ -311,6 +311,7 @@ pub fn write_dom0(bytes: &[u8]) {
 }
 
 /// Reads the log's ring; see [`Ring::read`].
+#[allow(dead_code)] // until the control interface reads it
 pub fn read_ring(out: &mut [u8], index: u32, incremental: bool, clear: bool) -> (usize, u32) {
     with_state(|state| match state {
         Some(state) => state.ring.read(out, index, incremental, clear),
@@ -341,6 +342,7 @@ static INPUT: Mutex<InputState> = Mutex::new(InputState {
 static NOTIFY: AtomicUsize = AtomicUsize::new(0);
 
 /// Sets what tells Dom0 that there is input (VIRQ_CONSOLE).
+#[allow(dead_code)] // until there is VIRQ_CONSOLE
 pub fn set_dom0_notifier(notify: fn()) {
     NOTIFY.store(notify as usize, Ordering::Release);
 }

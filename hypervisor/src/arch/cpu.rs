@@ -7,8 +7,8 @@ use spin::Once;
 
 use crate::arch::msr;
 
-/// Bits of CR0.
-#[allow(missing_docs)]
+/// Bits of CR0, whether used or not.
+#[allow(missing_docs, dead_code)]
 pub mod cr0 {
     pub const PE: u64 = 1 << 0;
     pub const MP: u64 = 1 << 1;
@@ -21,8 +21,8 @@ pub mod cr0 {
     pub const PG: u64 = 1 << 31;
 }
 
-/// Bits of CR4.
-#[allow(missing_docs)]
+/// Bits of CR4, whether used or not.
+#[allow(missing_docs, dead_code)]
 pub mod cr4 {
     pub const TSD: u64 = 1 << 2;
     pub const DE: u64 = 1 << 3;
@@ -63,8 +63,6 @@ pub struct Options {
     pub smep: bool,
     /// `smap=`
     pub smap: bool,
-    /// `umip=`
-    pub umip: bool,
     /// `fsgsbase=`
     pub fsgsbase: bool,
     /// `xsave=`
@@ -80,7 +78,6 @@ impl Default for Options {
         Self {
             smep: true,
             smap: true,
-            umip: true,
             fsgsbase: true,
             xsave: true,
             x2apic: true,
@@ -104,33 +101,21 @@ pub enum Vendor {
 #[allow(missing_docs)]
 pub struct Features {
     pub vendor: Vendor,
-    /// Display family (extended family added).
-    pub family: u32,
-    /// Display model.
-    pub model: u32,
     /// Highest basic CPUID leaf.
     pub max_leaf: u32,
-    /// Highest extended CPUID leaf.
-    pub max_extended: u32,
-    /// Width of a physical address.
-    pub physical_bits: u32,
     pub nx: bool,
     pub pages_1g: bool,
     pub pge: bool,
-    pub pcid: bool,
     pub smep: bool,
     pub smap: bool,
-    pub umip: bool,
     pub fsgsbase: bool,
     pub mce: bool,
     pub mca: bool,
     pub pat: bool,
     pub xsave: bool,
     pub xsaveopt: bool,
-    pub xsavec: bool,
     pub x2apic: bool,
     pub tsc_deadline: bool,
-    pub invariant_tsc: bool,
     pub rdtscp: bool,
     /// The CPU is itself virtual.
     pub hypervisor: bool,
@@ -173,7 +158,6 @@ fn detect(options: &Options) -> Features {
     let ext1 = ext(0x8000_0001);
     let ext_edx = ext1.map_or(0, |r| r.edx);
     let bit = |word: u32, n: u32| word >> n & 1 != 0;
-    let base_family = one.eax >> 8 & 15;
     let xsave = bit(one.ecx, 26) && options.xsave && max_leaf >= 0xd;
     let xcr0 = if xsave {
         let raw = leaf(0xd, 0);
@@ -188,37 +172,20 @@ fn detect(options: &Options) -> Features {
     };
     Features {
         vendor,
-        family: if base_family == 15 {
-            15 + (one.eax >> 20 & 0xff)
-        } else {
-            base_family
-        },
-        model: (one.eax >> 4 & 15)
-            | if base_family == 6 || base_family == 15 {
-                one.eax >> 12 & 0xf0
-            } else {
-                0
-            },
         max_leaf,
-        max_extended,
-        physical_bits: ext(0x8000_0008).map_or(36, |r| r.eax & 0xff).min(52),
         nx: bit(ext_edx, 20),
         pages_1g: bit(ext_edx, 26),
         pge: bit(one.edx, 13),
-        pcid: bit(one.ecx, 17),
         smep: bit(seven.ebx, 7) && options.smep,
         smap: bit(seven.ebx, 20) && options.smap && !ring3_returns_as_ring0(),
-        umip: bit(seven.ecx, 2) && options.umip,
         fsgsbase: bit(seven.ebx, 0) && options.fsgsbase,
         mce: bit(one.edx, 7),
         mca: bit(one.edx, 14),
         pat: bit(one.edx, 16),
         xsave,
         xsaveopt: xsave && bit(xsave_one.eax, 0),
-        xsavec: xsave && bit(xsave_one.eax, 1),
         x2apic: bit(one.ecx, 21) && options.x2apic,
         tsc_deadline: bit(one.ecx, 24) && options.tdt,
-        invariant_tsc: ext(0x8000_0007).is_some_and(|r| bit(r.edx, 8)),
         rdtscp: bit(ext_edx, 27),
         hypervisor: bit(one.ecx, 31),
         xcr0,
@@ -386,13 +353,6 @@ pub fn enable_interrupts() {
 pub fn disable_interrupts() {
     // SAFETY: holding interrupts back breaks no invariant.
     unsafe { asm!("cli", options(nostack)) };
-}
-
-/// Enables interrupts and waits for one.
-pub fn wait_for_interrupt() {
-    // SAFETY: as `enable_interrupts`; STI holds until HLT has begun, so that no
-    // wake-up is lost between.
-    unsafe { asm!("sti", "hlt", options(nostack)) };
 }
 
 /// Stops this CPU for good.

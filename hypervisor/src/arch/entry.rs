@@ -247,18 +247,6 @@ global_asm!(
     "wrmsr",
     "xor eax, eax",
     "ret",
-    // xsetbv of register edi with rsi; gives 0, or 1 after #GP.
-    ".global overcast_xsetbv",
-    "overcast_xsetbv:",
-    "mov ecx, edi",
-    "mov rax, rsi",
-    "mov rdx, rsi",
-    "shr rdx, 32",
-    ".global overcast_xsetbv_instruction",
-    "overcast_xsetbv_instruction:",
-    "xsetbv",
-    "xor eax, eax",
-    "ret",
     // xrstor (esi: 0 = fxrstor, 1 = xrstor of all that XCR0 has) from rdi; gives
     // 0, or 1 after a fault.
     ".global overcast_xrstor",
@@ -366,8 +354,6 @@ unsafe extern "C" {
     fn overcast_rdmsr_instruction();
     fn overcast_wrmsr(msr: u32, value: u64) -> u32;
     fn overcast_wrmsr_instruction();
-    fn overcast_xsetbv(register: u32, value: u64) -> u32;
-    fn overcast_xsetbv_instruction();
     fn overcast_xrstor(area: *const u8, all: u32) -> u32;
     fn overcast_xrstor_instruction();
     fn overcast_fxrstor_instruction();
@@ -384,8 +370,7 @@ unsafe extern "C" {
 
 /// Address of the entry of a vector.
 pub fn vector_entry(vector: u8) -> u64 {
-    // SAFETY: takes an address only; the array has 256 entries.
-    unsafe { (&raw const overcast_vector_entries).cast::<u8>() as u64 + u64::from(vector) * 16 }
+    (&raw const overcast_vector_entries).cast::<u8>() as u64 + u64::from(vector) * 16
 }
 
 /// Whether a hypervisor fault at `rip` is that of the return to a guest.
@@ -396,12 +381,11 @@ pub fn is_return_to_guest(rip: u64) -> bool {
 /// Where execution goes on after a fault of the hypervisor at `rip`, if the
 /// fault is one that was reckoned with.
 pub fn fixup(rip: u64) -> Option<u64> {
-    let table: [(unsafe extern "C" fn(), unsafe extern "C" fn()); 12] = [
+    let table: [(unsafe extern "C" fn(), unsafe extern "C" fn()); 11] = [
         (overcast_guest_copy_words, overcast_guest_copy_words_fault),
         (overcast_guest_copy_bytes, overcast_guest_copy_bytes_fault),
         (overcast_rdmsr_instruction, overcast_faulted),
         (overcast_wrmsr_instruction, overcast_faulted),
-        (overcast_xsetbv_instruction, overcast_faulted),
         (overcast_xrstor_instruction, overcast_faulted),
         (overcast_fxrstor_instruction, overcast_faulted),
         (overcast_load_ds, overcast_faulted),
@@ -451,15 +435,6 @@ pub fn rdmsr_safe(msr: u32) -> Option<u64> {
 pub unsafe fn wrmsr_safe(msr: u32, value: u64) -> Option<()> {
     // SAFETY: the caller answers for the value; #GP is fixed up.
     (unsafe { overcast_wrmsr(msr, value) } == 0).then_some(())
-}
-
-/// Writes an extended control register; `None` if the CPU refuses the value.
-///
-/// # Safety
-/// The value enables no state for which there is no room to save it.
-pub unsafe fn xsetbv_safe(register: u32, value: u64) -> Option<()> {
-    // SAFETY: the caller answers for the value; #GP is fixed up.
-    (unsafe { overcast_xsetbv(register, value) } == 0).then_some(())
 }
 
 /// Loads FPU state; `None` if the CPU refuses it.

@@ -69,22 +69,20 @@ impl FpuState {
         unsafe {
             self.area.as_ptr().write_bytes(0, self.size);
             self.area.cast::<u16>().write(FCW_DEFAULT);
-            self.area.as_ptr().add(24).cast::<u32>().write(MXCSR_DEFAULT);
+            self.area
+                .as_ptr()
+                .add(24)
+                .cast::<u32>()
+                .write(MXCSR_DEFAULT);
             // The header says that x87 and SSE hold values.
             self.area.as_ptr().add(512).cast::<u64>().write(3);
         }
     }
 
-    /// Copies the legacy region out.
-    pub fn legacy(&self) -> [u8; LEGACY_SIZE] {
-        // SAFETY: the area is longer than the legacy region.
-        unsafe { self.area.cast::<[u8; LEGACY_SIZE]>().read() }
-    }
-
     /// Sets the legacy region; bits of MXCSR that the CPU lacks are dropped.
     pub fn set_legacy(&self, from: &[u8; LEGACY_SIZE]) {
         self.reset();
-        // SAFETY: as above.
+        // SAFETY: the area is longer than the legacy region.
         unsafe {
             self.area.cast::<[u8; LEGACY_SIZE]>().write(*from);
             let mxcsr = self.area.as_ptr().add(24).cast::<u32>();
@@ -133,7 +131,8 @@ impl FpuState {
     /// Sets XCR0 as the guest asked, after checking.
     pub fn set_xcr0(&self, value: u64) {
         self.xcr0.set(value);
-        self.xcr0_accumulated.set(self.xcr0_accumulated.get() | value);
+        self.xcr0_accumulated
+            .set(self.xcr0_accumulated.get() | value);
         self.load_xcr0(value);
     }
 

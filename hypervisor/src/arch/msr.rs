@@ -29,7 +29,9 @@ pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
 pub fn read(msr: u32) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: reading changes nothing; the caller names an MSR that exists.
-    unsafe { asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
+    };
     u64::from(high) << 32 | u64::from(low)
 }
 

@@ -200,7 +200,7 @@ pub fn fatal(regs: &Registers, reason: &str) -> ! {
     crate::printk!("----[ Overcast {}  x86_64 ]----", env!("CARGO_PKG_VERSION"));
     print_registers(regs);
     crate::printk!("Code: {}", Code { rip: regs.rip });
-    if !regs.from_guest() {
+    if !regs.is_guest() {
         print_stack(regs.rsp);
         print_backtrace(Some(regs.rip), regs.rbp);
     }

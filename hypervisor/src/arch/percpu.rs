@@ -23,7 +23,7 @@
 use core::cell::Cell;
 use core::mem::size_of;
 use core::ptr;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use overcast_core::ids::{CpuId, MAX_CPUS};
 use spin::Once;
@@ -46,9 +46,9 @@ pub const IST_TOPS: [u64; 4] = [0x5000, 0xa000, 0xf000, 0x1_4000];
 /// Page offsets in the stack region that are to be mapped (read-write, not
 /// executable); all the others are guards.
 pub fn stack_page_offsets() -> impl Iterator<Item = u64> {
-    (0..STACK_REGION / 0x1000).map(|page| page * 0x1000).filter(|&offset| {
-        !matches!(offset, 0 | 0x5000 | 0xa000 | 0xf000 | 0x1_4000)
-    })
+    (0..STACK_REGION / 0x1000)
+        .map(|page| page * 0x1000)
+        .filter(|&offset| !matches!(offset, 0 | 0x5000 | 0xa000 | 0xf000 | 0x1_4000))
 }
 
 /// First address of a CPU's area.
@@ -105,8 +105,6 @@ pub struct PerCpu {
     pub fpu_owner: Cell<*const Vcpu>,
     /// System time at which the current vCPU's slice ends, ns; `u64::MAX` if never.
     pub run_until: Cell<u64>,
-    /// Value of the flush clock at the last full TLB flush.
-    pub flush_time: AtomicU64,
     /// The frame that holds the hypervisor's own descriptors of this CPU's GDT.
     pub gdt_mfn: Cell<u64>,
     /// How many GDT pages of the current guest are mapped in the window.
@@ -130,7 +128,6 @@ impl PerCpu {
             current: Cell::new(ptr::null()),
             fpu_owner: Cell::new(ptr::null()),
             run_until: Cell::new(u64::MAX),
-            flush_time: AtomicU64::new(0),
             gdt_mfn: Cell::new(0),
             gdt_pages: Cell::new(0),
             ldt_pages: Cell::new(0),
@@ -171,7 +168,9 @@ pub unsafe fn prepare(cpu: CpuId, apic_id: u32) -> &'static PerCpu {
 pub fn this() -> &'static PerCpu {
     let rsp: u64;
     // SAFETY: reads the stack pointer only.
-    unsafe { core::arch::asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags))
+    };
     let header = (rsp & !(STACK_REGION - 1)) + STACK_REGION - size_of::<Header>() as u64;
     // SAFETY: the stack region's top holds a header that `prepare` wrote, and
     // the PerCpu that it names is static.
@@ -182,7 +181,9 @@ pub fn this() -> &'static PerCpu {
 pub fn try_this() -> Option<&'static PerCpu> {
     let rsp: u64;
     // SAFETY: reads the stack pointer only.
-    unsafe { core::arch::asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags))
+    };
     let end = AREA_BASE + AREA_STRIDE * MAX_CPUS as u64;
     (AREA_BASE..end).contains(&rsp).then(this)
 }

@@ -38,7 +38,7 @@ impl Registers {
     pub const SYSCALL: u32 = 0x100;
 
     /// Whether the frame is of a guest (ring 3).
-    pub const fn from_guest(&self) -> bool {
+    pub const fn is_guest(&self) -> bool {
         self.cs & 3 == 3
     }
 
@@ -101,8 +101,8 @@ pub mod rflags {
     pub const AC: u64 = 1 << 18;
 }
 
-/// Exception vectors (Intel SDM volume 3, 6.3.1).
-#[allow(missing_docs)]
+/// Exception vectors (Intel SDM volume 3, 6.3.1), whether used or not.
+#[allow(missing_docs, dead_code)]
 pub mod vector {
     pub const DIVIDE_ERROR: u8 = 0;
     pub const DEBUG: u8 = 1;

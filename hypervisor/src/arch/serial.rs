@@ -199,12 +199,6 @@ pub fn interrupt() {
     receive();
 }
 
-/// For a line without an interrupt: looks whether something was received.
-pub fn poll() -> bool {
-    receive();
-    RECEIVED.produced.load(Ordering::Acquire) != RECEIVED.consumed.load(Ordering::Acquire)
-}
-
 /// Takes one received byte. The console's alone.
 pub(super) fn take() -> Option<u8> {
     let consumed = RECEIVED.consumed.load(Ordering::Relaxed);

@@ -377,11 +377,6 @@ pub fn wallclock_base() -> u64 {
     WALLCLOCK.load(Ordering::Acquire)
 }
 
-/// Sets the date, as Dom0 may: nanoseconds since 1970 at system time 0.
-pub fn set_wallclock_base(ns: u64) {
-    WALLCLOCK.store(ns, Ordering::Release);
-}
-
 /// Waits, at least so long. Interrupts stay as they are.
 pub fn delay_ns(ns: u64) {
     let end = now().saturating_add(ns);

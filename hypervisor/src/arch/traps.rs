@@ -21,7 +21,7 @@ pub unsafe extern "C" fn exception(frame: *mut Registers) -> *mut Registers {
         vector::NMI => apic::handle_nmi(regs),
         vector::MACHINE_CHECK => crate::arch::mce::handle(regs),
         32.. => apic::handle_vector(regs.vector as u8),
-        _ if regs.from_guest() => guest_exception(regs),
+        _ if regs.is_guest() => guest_exception(regs),
         _ => return hypervisor_exception(frame),
     }
     frame
@@ -59,7 +59,9 @@ fn read_and_reset_dr6() -> u64 {
 /// and if so at which offset of the LDT.
 pub fn ldt_window_offset(address: u64) -> Option<u64> {
     let base = ldt_window(percpu::this().cpu);
-    address.checked_sub(base).filter(|&offset| offset < (LDT_WINDOW_PAGES * 4096) as u64)
+    address
+        .checked_sub(base)
+        .filter(|&offset| offset < (LDT_WINDOW_PAGES * 4096) as u64)
 }
 
 /// Whether a linear address lies in the window of this CPU's GDT.
@@ -82,9 +84,9 @@ fn hypervisor_exception(frame: *mut Registers) -> *mut Registers {
         {
             return frame;
         }
-        let guest_side = !GuestVirtual(address).is_canonical()
-            || address < GuestVirtual::HYPERVISOR_START
-            || address >= GuestVirtual::HYPERVISOR_END;
+        // An address that is not canonical lies outside as well.
+        let guest_side =
+            !(GuestVirtual::HYPERVISOR_START..GuestVirtual::HYPERVISOR_END).contains(&address);
         if !guest_side && ldt_window_offset(address).is_none() && !in_gdt_window(address) {
             panic::fatal(regs, "page fault of the hypervisor");
         }
@@ -98,7 +100,11 @@ fn hypervisor_exception(frame: *mut Registers) -> *mut Registers {
     }
     if matches!(
         vector,
-        vector::PAGE_FAULT | vector::GENERAL_PROTECTION | vector::NO_SEGMENT | vector::STACK_FAULT | vector::INVALID_TSS
+        vector::PAGE_FAULT
+            | vector::GENERAL_PROTECTION
+            | vector::NO_SEGMENT
+            | vector::STACK_FAULT
+            | vector::INVALID_TSS
     ) {
         if let Some(to) = entry::fixup(regs.rip) {
             regs.rip = to;

@@ -72,7 +72,11 @@ fn register(call: &Call<'_>, kind: u16, address: u64, flags: u16) -> Result<i64>
 
 /// `HYPERVISOR_set_callbacks(event, failsafe, syscall)`.
 pub fn set_callbacks(call: &mut Call<'_>) -> Result<i64> {
-    let kinds = [CALLBACKTYPE_EVENT, CALLBACKTYPE_FAILSAFE, CALLBACKTYPE_SYSCALL];
+    let kinds = [
+        CALLBACKTYPE_EVENT,
+        CALLBACKTYPE_FAILSAFE,
+        CALLBACKTYPE_SYSCALL,
+    ];
     for (kind, address) in kinds.into_iter().zip(call.args) {
         // As on Xen, an address that is not canonical is passed over in silence.
         let _ = register(call, kind, address, 0);

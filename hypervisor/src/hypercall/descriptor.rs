@@ -35,7 +35,9 @@ pub fn set_gdt(call: &mut Call<'_>) -> Result<i64> {
 pub fn install(vcpu: &Vcpu, domain: &DomainMemory, frames: &[Mfn], entries: u32) -> Result<()> {
     for (index, &mfn) in frames.iter().enumerate() {
         if mm().get_descriptor_page(domain, mfn).is_err() {
-            frames[..index].iter().for_each(|&mfn| mm().put_descriptor_page(mfn));
+            frames[..index]
+                .iter()
+                .for_each(|&mfn| mm().put_descriptor_page(mfn));
             return Err(Error::Invalid);
         }
     }
@@ -48,7 +50,9 @@ pub fn install(vcpu: &Vcpu, domain: &DomainMemory, frames: &[Mfn], entries: u32)
         // The old frames leave the window before they are given up.
         map_guest_gdt(vcpu.gdt_frames(), smp::zero_page_or_bug());
     }
-    old[..count].iter().for_each(|&mfn| mm().put_descriptor_page(mfn));
+    old[..count]
+        .iter()
+        .for_each(|&mfn| mm().put_descriptor_page(mfn));
     Ok(())
 }
 

@@ -61,7 +61,8 @@ fn operate(call: &mut Call<'_>, command: u32, arg: GuestVirtual) -> Result<i64> 
         }
         EVTCHNOP_BIND_INTERDOMAIN => {
             let mut op: EvtchnBindInterdomain = guest::read(arg)?;
-            let remote = domain::resolve(call.domain, DomainId(op.remote_dom)).ok_or(Error::NoDomain)?;
+            let remote =
+                domain::resolve(call.domain, DomainId(op.remote_dom)).ok_or(Error::NoDomain)?;
             let port = events.bind_interdomain(&Host, &remote.events, EventPort(op.remote_port))?;
             op.local_port = port.0;
             finish_bind(call, arg, &op, port)?;
@@ -123,7 +124,9 @@ fn operate(call: &mut Call<'_>, command: u32, arg: GuestVirtual) -> Result<i64> 
             let op: EvtchnReset = guest::read(arg)?;
             let domain = domain_of(call, op.dom)?;
             let resuming = command == RESET_CONTINUED;
-            let result = domain.events.reset(&Host, resuming, &PreemptByEvents(call.vcpu));
+            let result = domain
+                .events
+                .reset(&Host, resuming, &PreemptByEvents(call.vcpu));
             if result == Err(Error::Restart) {
                 call.args[0] = u64::from(RESET_CONTINUED);
             }
@@ -131,12 +134,8 @@ fn operate(call: &mut Call<'_>, command: u32, arg: GuestVirtual) -> Result<i64> 
         }
         EVTCHNOP_INIT_CONTROL => {
             let mut op: EvtchnInitControl = guest::read(arg)?;
-            op.link_bits = events.init_control(
-                &Host,
-                VcpuId(op.vcpu),
-                Mfn(op.control_gfn),
-                op.offset,
-            )?;
+            op.link_bits =
+                events.init_control(&Host, VcpuId(op.vcpu), Mfn(op.control_gfn), op.offset)?;
             guest::write(arg, &op)?;
         }
         EVTCHNOP_EXPAND_ARRAY => {

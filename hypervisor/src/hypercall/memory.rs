@@ -135,7 +135,9 @@ pub fn memory_op(call: &mut Call<'_>) -> Result<i64> {
 /// The highest frame number in a domain's own numbering, as it said itself.
 fn maximum_gpfn(domain: &Domain) -> i64 {
     let offset = core::mem::offset_of!(SharedInfo, arch);
-    let max = Host.frame(domain.shared_info).map_or(0, |frame| frame.load(offset / 8));
+    let max = Host
+        .frame(domain.shared_info)
+        .map_or(0, |frame| frame.load(offset / 8));
     max.wrapping_sub(1) as i64
 }
 
@@ -159,11 +161,12 @@ fn change_reservation(
     };
     let list = op.extent_start;
     let needs_list = command != XENMEM_INCREASE_RESERVATION || !list.is_null();
-    let list_ok = guest::item::<u64>(list, 0)
-        .is_ok_and(|at| at.access_ok(op.nr_extents.saturating_mul(8)));
+    let list_ok =
+        guest::item::<u64>(list, 0).is_ok_and(|at| at.access_ok(op.nr_extents.saturating_mul(8)));
     if op.extent_order > max_order(call.domain)
         || (needs_list && !list_ok)
-        || (command != XENMEM_DECREASE_RESERVATION && op.mem_flags & XENMEMF_POPULATE_ON_DEMAND != 0)
+        || (command != XENMEM_DECREASE_RESERVATION
+            && op.mem_flags & XENMEMF_POPULATE_ON_DEMAND != 0)
     {
         return done_before;
     }
@@ -174,12 +177,14 @@ fn change_reservation(
             return Err(Error::Restart);
         }
         let done = match command {
-            XENMEM_INCREASE_RESERVATION => allocate(&domain, op.extent_order, bits).and_then(|mfn| {
-                if list.is_null() {
-                    return Ok(());
-                }
-                guest::write_item(list, index, &mfn.0)
-            }),
+            XENMEM_INCREASE_RESERVATION => {
+                allocate(&domain, op.extent_order, bits).and_then(|mfn| {
+                    if list.is_null() {
+                        return Ok(());
+                    }
+                    guest::write_item(list, index, &mfn.0)
+                })
+            }
             XENMEM_POPULATE_PHYSMAP => guest::read_item::<u64>(list, index).and_then(|pfn| {
                 let mfn = allocate(&domain, op.extent_order, bits)?;
                 for n in 0..1 << op.extent_order {
@@ -223,7 +228,9 @@ fn remove(domain: &Domain, mfn: Mfn) -> Result<()> {
 fn exchange(call: &mut Call<'_>, arg: GuestVirtual) -> Result<i64> {
     let mut op: MemoryExchange = guest::read(arg)?;
     let result = exchange_checked(call, &mut op);
-    let at = arg.0.wrapping_add(core::mem::offset_of!(MemoryExchange, nr_exchanged) as u64);
+    let at = arg
+        .0
+        .wrapping_add(core::mem::offset_of!(MemoryExchange, nr_exchanged) as u64);
     if guest::write(GuestVirtual(at), &op.nr_exchanged).is_err() {
         return Err(Error::Fault);
     }
@@ -254,7 +261,9 @@ fn exchange_checked(call: &mut Call<'_>, op: &mut MemoryExchange) -> Result<i64>
         guest::item::<u64>(list, first)
             .is_ok_and(|at| at.access_ok(end.saturating_sub(first).saturating_mul(8)))
     };
-    let out_first = (op.nr_exchanged >> in_chunk).checked_shl(out_chunk).ok_or(Error::Fault)?;
+    let out_first = (op.nr_exchanged >> in_chunk)
+        .checked_shl(out_chunk)
+        .ok_or(Error::Fault)?;
     if !readable(input.extent_start, op.nr_exchanged, input.nr_extents)
         || !readable(output.extent_start, out_first, output.nr_extents)
     {

@@ -138,7 +138,9 @@ pub fn iret(call: &mut Call<'_>) -> Result<i64> {
         regs.rcx = frame.rcx;
     }
     let masked = frame.rflags & rflags::IF == 0;
-    vcpu.info().upcall_mask.store(u8::from(masked), Ordering::Relaxed);
+    vcpu.info()
+        .upcall_mask
+        .store(u8::from(masked), Ordering::Relaxed);
     exit::end_async(vcpu);
     Ok(frame.rax as i64)
 }

@@ -10,7 +10,7 @@ use overcast_core::mm::{FlushRequest, FlushScope, FlushWhat, MmuCaller, VcpuMach
 use xen_abi::xen::{GuestHandle, MMUEXT_NEW_BASEPTR, MMUEXT_PIN_L4_TABLE, MmuUpdate, MmuextOp};
 
 use super::{Call, PreemptByEvents};
-use crate::arch::{percpu, tlb};
+use crate::arch::{percpu, smp, tlb};
 use crate::guest;
 use crate::host::{Host, mm};
 use crate::pv::descriptors;
@@ -24,7 +24,10 @@ const BATCH: u32 = 32;
 /// The CPUs on which a domain's vCPUs are loaded.
 fn domain_cpus(vcpu: &Vcpu) -> CpuSet {
     let mut cpus = CpuSet::EMPTY;
-    vcpu.domain().vcpus().filter_map(Vcpu::cpu).for_each(|cpu| cpus.insert(cpu));
+    vcpu.domain()
+        .vcpus()
+        .filter_map(Vcpu::cpu)
+        .for_each(|cpu| cpus.insert(cpu));
     cpus
 }
 
@@ -37,7 +40,9 @@ fn cpus_of_bitmap(vcpu: &Vcpu, bitmap: u64) -> Result<CpuSet> {
     guest::read_bytes(GuestVirtual(bitmap), &mut bytes[..len])?;
     for other in vcpu.domain().vcpus() {
         let id = other.id.0 as usize;
-        if bytes.get(id / 8).is_some_and(|byte| byte & (1 << (id % 8)) != 0)
+        if bytes
+            .get(id / 8)
+            .is_some_and(|byte| byte & (1 << (id % 8)) != 0)
             && let Some(cpu) = other.cpu()
         {
             cpus.insert(cpu);
@@ -60,6 +65,12 @@ fn flush(vcpu: &Vcpu, request: FlushRequest) -> Result<()> {
     Ok(())
 }
 
+/// Writes this CPU's caches back.
+fn write_back(_: u64) {
+    // SAFETY: changes no memory.
+    unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
+}
+
 /// The running vCPU, as page-table operations act on it.
 struct Running<'a>(&'a Vcpu);
 
@@ -73,7 +84,9 @@ impl VcpuMachine for Running<'_> {
     }
 
     fn set_user_base(&mut self, root: Option<Mfn>) {
-        self.0.user_cr3.set(root.map_or(0, |root| root.address().get()));
+        self.0
+            .user_cr3
+            .set(root.map_or(0, |root| root.address().get()));
     }
 
     fn set_ldt(&mut self, base: u64, entries: u32) {
@@ -89,9 +102,12 @@ impl VcpuMachine for Running<'_> {
         flush(self.0, request)
     }
 
-    fn flush_cache(&mut self, _all_cpus: bool) {
-        // SAFETY: writes caches back; changes no memory.
-        unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
+    fn flush_cache(&mut self, all_cpus: bool) {
+        if all_cpus {
+            smp::call_function(&CpuSet::ALL, write_back, 0);
+        } else {
+            write_back(0);
+        }
     }
 }
 
@@ -201,7 +217,13 @@ pub fn mmu_update(call: &mut Call<'_>) -> Result<i64> {
             tables: &mut tables,
             preempt: &preempt,
         };
-        result = mm().mmu_update(&mut caller, &table_owner, pg_owner, request.ptr, request.val);
+        result = mm().mmu_update(
+            &mut caller,
+            &table_owner,
+            pg_owner,
+            request.ptr,
+            request.val,
+        );
         drop(tables);
         match result {
             Ok(()) => {}

@@ -92,7 +92,11 @@ impl Call<'_> {
 
 /// Whether something more urgent than the running hypercall waits.
 pub fn preempt_pending(vcpu: &Vcpu) -> bool {
-    percpu::this().softirqs.load(core::sync::atomic::Ordering::Relaxed) != 0 || vcpu.upcall_due()
+    percpu::this()
+        .softirqs
+        .load(core::sync::atomic::Ordering::Relaxed)
+        != 0
+        || vcpu.upcall_due()
 }
 
 /// Makes long work of the core stop when the running vCPU should.

@@ -31,7 +31,11 @@ pub fn multicall(call: &mut Call<'_>) -> Result<i64> {
         let entry: MulticallEntry = guest::read_item(list, index)?;
         let result = if matches!(entry.op, HYPERVISOR_MULTICALL | HYPERVISOR_IRET) {
             // Xen refuses to nest, and an iret would leave the list behind.
-            Err(if entry.op == HYPERVISOR_IRET { Error::NotImplemented } else { Error::Invalid })
+            Err(if entry.op == HYPERVISOR_IRET {
+                Error::NotImplemented
+            } else {
+                Error::Invalid
+            })
         } else {
             let mut inner = Call {
                 vcpu: call.vcpu,
@@ -50,7 +54,9 @@ pub fn multicall(call: &mut Call<'_>) -> Result<i64> {
             }
             result
         };
-        let at = guest::item::<MulticallEntry>(list, index)?.0.wrapping_add(RESULT_OFFSET);
+        let at = guest::item::<MulticallEntry>(list, index)?
+            .0
+            .wrapping_add(RESULT_OFFSET);
         guest::write(overcast_core::addr::GuestVirtual(at), &to_return(result))?;
         if call.domain.is_crashed() {
             break;

@@ -126,7 +126,9 @@ fn watchdog(call: &mut Call<'_>, id: u32, timeout: u32) -> Result<i64> {
     let deadline = time::now().saturating_add(u64::from(timeout) * 1_000_000_000);
     let mut in_use = call.domain.watchdogs.lock();
     if id == 0 {
-        let free = (0..WATCHDOGS).find(|&n| *in_use & (1 << n) == 0).ok_or(Error::NoSpace)?;
+        let free = (0..WATCHDOGS)
+            .find(|&n| *in_use & (1 << n) == 0)
+            .ok_or(Error::NoSpace)?;
         *in_use |= 1 << free;
         softirq::set_watchdog(call.domain, free, Some(deadline));
         return Ok(i64::from(free) + 1);

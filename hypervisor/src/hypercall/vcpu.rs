@@ -33,14 +33,18 @@ pub fn vcpu_op(call: &mut Call<'_>) -> Result<i64> {
                 // Beyond the vCPUs of `shared_info` it must register its own first.
                 return Err(Error::Invalid);
             }
-            let mut context = alloc::boxed::Box::<VcpuGuestContext>::new(
-                VcpuGuestContext::new_zeroed(),
-            );
+            let mut context =
+                alloc::boxed::Box::<VcpuGuestContext>::new(VcpuGuestContext::new_zeroed());
             guest::read_bytes(arg, zerocopy::IntoBytes::as_mut_bytes(&mut *context))?;
             if vcpu.power() != Power::Uninitialised {
                 return Err(Error::Exists);
             }
-            context::set(call.domain, vcpu, &context, &super::PreemptByEvents(call.vcpu))?;
+            context::set(
+                call.domain,
+                vcpu,
+                &context,
+                &super::PreemptByEvents(call.vcpu),
+            )?;
             vcpu.set_power(Power::Down);
             Ok(0)
         }
@@ -94,7 +98,11 @@ pub fn vcpu_op(call: &mut Call<'_>) -> Result<i64> {
                 return Err(Error::Invalid);
             }
             vcpu.timers.period.store(op.period_ns, Ordering::Relaxed);
-            softirq::set_vcpu_timer(Timer::Periodic, vcpu, time::now().saturating_add(op.period_ns));
+            softirq::set_vcpu_timer(
+                Timer::Periodic,
+                vcpu,
+                time::now().saturating_add(op.period_ns),
+            );
             Ok(0)
         }
         VCPUOP_STOP_PERIODIC_TIMER => {
@@ -122,7 +130,11 @@ pub fn vcpu_op(call: &mut Call<'_>) -> Result<i64> {
             register_info(call, vcpu, &op)
         }
         VCPUOP_SEND_NMI => {
-            if !vcpu.async_exception.nmi_pending.swap(true, Ordering::AcqRel) {
+            if !vcpu
+                .async_exception
+                .nmi_pending
+                .swap(true, Ordering::AcqRel)
+            {
                 schedule::kick(vcpu);
             }
             Ok(0)

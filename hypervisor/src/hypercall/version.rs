@@ -1,9 +1,9 @@
 //! `xen_version` (version.h).
 
 use overcast_core::error::{Error, Result};
+use xen_abi::arch_x86::HYPERVISOR_VIRT_START;
 use xen_abi::features::*;
 use xen_abi::version::*;
-use xen_abi::arch_x86::HYPERVISOR_VIRT_START;
 use zerocopy::FromZeros;
 
 use super::Call;
@@ -86,7 +86,10 @@ pub fn xen_version(call: &mut Call<'_>) -> Result<i64> {
                 guest::write_bytes(call.address(1), &text)?;
             } else {
                 // As long as Xen's own buffer, which callers reckon with.
-                guest::write(call.address(1), &padded::<1024>(start::boot_info().command_line()))?;
+                guest::write(
+                    call.address(1),
+                    &padded::<1024>(start::boot_info().command_line()),
+                )?;
             }
             Ok(0)
         }

@@ -49,7 +49,10 @@ pub fn deliver(vcpu: &Vcpu, regs: &mut Registers, bounce: &Bounce) {
     if mask == 0 {
         flags |= rflags::IF;
     }
-    if vcpu.domain().has_assist(xen_abi::xen::VMASST_TYPE_ARCHITECTURAL_IOPL) {
+    if vcpu
+        .domain()
+        .has_assist(xen_abi::xen::VMASST_TYPE_ARCHITECTURAL_IOPL)
+    {
         flags |= vcpu.iopl.get();
     }
 
@@ -62,7 +65,9 @@ pub fn deliver(vcpu: &Vcpu, regs: &mut Registers, bounce: &Bounce) {
     push(regs.rcx);
     push(regs.r11);
     if let Some(segments) = bounce.segments {
-        segments.iter().for_each(|&selector| push(u64::from(selector)));
+        segments
+            .iter()
+            .for_each(|&selector| push(u64::from(selector)));
     }
     if let Some(code) = bounce.error_code {
         push(u64::from(code));
@@ -127,5 +132,10 @@ pub fn inject_page_fault(vcpu: &Vcpu, regs: &mut Registers, error_code: u32, add
     if !vcpu.kernel_mode.get() {
         code |= 0x4;
     }
-    inject(vcpu, regs, crate::arch::registers::vector::PAGE_FAULT, Some(code));
+    inject(
+        vcpu,
+        regs,
+        crate::arch::registers::vector::PAGE_FAULT,
+        Some(code),
+    );
 }

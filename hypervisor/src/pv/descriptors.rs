@@ -110,10 +110,18 @@ pub fn read_segment(segment: Segment) -> u16 {
     // SAFETY: reads a register.
     unsafe {
         match segment {
-            Segment::Ds => asm!("mov {:x}, ds", out(reg) value, options(nomem, nostack, preserves_flags)),
-            Segment::Es => asm!("mov {:x}, es", out(reg) value, options(nomem, nostack, preserves_flags)),
-            Segment::Fs => asm!("mov {:x}, fs", out(reg) value, options(nomem, nostack, preserves_flags)),
-            Segment::Gs => asm!("mov {:x}, gs", out(reg) value, options(nomem, nostack, preserves_flags)),
+            Segment::Ds => {
+                asm!("mov {:x}, ds", out(reg) value, options(nomem, nostack, preserves_flags))
+            }
+            Segment::Es => {
+                asm!("mov {:x}, es", out(reg) value, options(nomem, nostack, preserves_flags))
+            }
+            Segment::Fs => {
+                asm!("mov {:x}, fs", out(reg) value, options(nomem, nostack, preserves_flags))
+            }
+            Segment::Gs => {
+                asm!("mov {:x}, gs", out(reg) value, options(nomem, nostack, preserves_flags))
+            }
         }
     }
     value

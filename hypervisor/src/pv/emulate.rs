@@ -194,8 +194,10 @@ fn cpuid(vcpu: &Vcpu, regs: &mut Registers, forced: bool) {
         host_osxsave: cpu::cr4_base() & CR4_OSXSAVE != 0,
         time: crate::time::cpuid_leaf(vcpu.domain()),
     };
-    let [a, b, c, d] =
-        vcpu.domain().cpu_policy.leaf(regs.rax as u32, regs.rcx as u32, &context);
+    let [a, b, c, d] = vcpu
+        .domain()
+        .cpu_policy
+        .leaf(regs.rax as u32, regs.rcx as u32, &context);
     regs.rax = a.into();
     regs.rbx = b.into();
     regs.rcx = c.into();

@@ -69,14 +69,14 @@ fn deliver_event(vcpu: &Vcpu, regs: &mut Registers) {
 fn deliver_async(vcpu: &Vcpu, regs: &mut Registers) -> bool {
     let waiting = &vcpu.async_exception;
     let mask = waiting.mask.get();
-    let (which, bit, number) = if waiting.mce_pending.load(Ordering::Relaxed) && mask & ASYNC_MCE == 0
-    {
-        (&waiting.mce_pending, ASYNC_MCE, vector::MACHINE_CHECK)
-    } else if waiting.nmi_pending.load(Ordering::Relaxed) && mask & ASYNC_NMI == 0 {
-        (&waiting.nmi_pending, ASYNC_NMI, vector::NMI)
-    } else {
-        return false;
-    };
+    let (which, bit, number) =
+        if waiting.mce_pending.load(Ordering::Relaxed) && mask & ASYNC_MCE == 0 {
+            (&waiting.mce_pending, ASYNC_MCE, vector::MACHINE_CHECK)
+        } else if waiting.nmi_pending.load(Ordering::Relaxed) && mask & ASYNC_NMI == 0 {
+            (&waiting.nmi_pending, ASYNC_NMI, vector::NMI)
+        } else {
+            return false;
+        };
     interrupts::enable();
     which.store(false, Ordering::Relaxed);
     if vcpu.trap(number).address == 0 {
