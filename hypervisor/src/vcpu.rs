@@ -86,8 +86,9 @@ pub struct Runstate {
     pub time: [u64; 4],
 }
 
-/// Asynchronous exceptions of a PV vCPU.
+/// Asynchronous exceptions of a PV vCPU. The entry code looks at the first two at once.
 #[derive(Default)]
+#[repr(C)]
 pub struct AsyncException {
     /// An NMI waits to be delivered.
     pub nmi_pending: AtomicBool,
@@ -135,6 +136,9 @@ pub struct Vcpu {
     pub sysenter: Cell<Callback>,
     /// The kernel's stack (`stack_switch`).
     pub kernel_sp: Cell<u64>,
+    /// Where a system call's bounce frame goes on that stack; 0 if it may not go
+    /// there. For the entry code.
+    pub syscall_frame: Cell<u64>,
     /// Its selector, as the guest gave it.
     pub kernel_ss: Cell<u64>,
 
@@ -243,6 +247,7 @@ impl Vcpu {
             syscall32: Cell::default(),
             sysenter: Cell::default(),
             kernel_sp: Cell::new(0),
+            syscall_frame: Cell::new(0),
             kernel_ss: Cell::new(0),
             cr0: Cell::new(CR0_GUEST),
             cr4: Cell::new(0),
@@ -297,6 +302,15 @@ impl Vcpu {
     pub unsafe fn saved_registers(&self) -> &mut Registers {
         // SAFETY: the caller's promise.
         unsafe { &mut *self.regs.get() }
+    }
+
+    /// Sets the kernel's stack.
+    pub fn set_kernel_sp(&self, sp: u64) {
+        const FRAME: u64 = 7 * 8;
+        self.kernel_sp.set(sp);
+        let frame = GuestVirtual((sp & !15).wrapping_sub(FRAME));
+        let ok = frame.access_ok(FRAME);
+        self.syscall_frame.set(if ok { frame.0 } else { 0 });
     }
 
     /// An entry of the virtual IDT.
@@ -424,4 +438,15 @@ pub fn current() -> &'static Vcpu {
         Some(vcpu) => vcpu,
         None => crate::arch::panic::bug("no vCPU is running"),
     }
+}
+
+/// Where the entry code finds what is private here.
+pub mod offsets {
+    use super::Vcpu;
+    use core::mem::offset_of;
+
+    /// The machine address of the `vcpu_info`.
+    pub const INFO: usize = offset_of!(Vcpu, info);
+    /// The domain.
+    pub const DOMAIN: usize = offset_of!(Vcpu, domain);
 }

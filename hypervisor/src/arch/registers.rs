@@ -99,6 +99,8 @@ pub mod rflags {
     pub const RF: u64 = 1 << 16;
     pub const VM: u64 = 1 << 17;
     pub const AC: u64 = 1 << 18;
+    /// All bits that exist.
+    pub const VALID: u64 = 0x003f_7fd7;
 }
 
 /// Exception vectors (Intel SDM volume 3, 6.3.1), whether used or not.
