@@ -15,6 +15,7 @@ use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use overcast_core::addr::{GuestVirtual, MachineAddress, Mfn};
+use overcast_core::emulate::DecodeCache;
 use overcast_core::ids::{CpuId, CpuSet, VcpuId};
 use overcast_core::mm::VcpuPageTables;
 use overcast_core::msr::VcpuMsrs;
@@ -209,6 +210,8 @@ pub struct Vcpu {
     pub pauses: AtomicU32,
     /// The affinity before `SCHEDOP_pin_override`, while that is in force.
     pub pin_override: Mutex<Option<CpuSet>>,
+    /// Its instructions that were carried out lately.
+    pub decode_cache: Mutex<DecodeCache>,
     /// What the scheduler knows of it.
     pub unit: Once<Arc<Unit<VcpuRef>>>,
 }
@@ -283,6 +286,7 @@ impl Vcpu {
             blocked: AtomicBool::new(false),
             pauses: AtomicU32::new(0),
             pin_override: Mutex::new(None),
+            decode_cache: Mutex::default(),
             unit: Once::new(),
         }
     }

@@ -210,7 +210,8 @@ pub fn privileged(vcpu: &Vcpu, regs: &mut Registers) -> bool {
     let mut bytes = [0; MAX_INSTRUCTION];
     let bytes = fetch(regs, &mut bytes);
     let mut state = to_decoder(regs);
-    let outcome = match emulate::decode_privileged(bytes, &state) {
+    let decoded = vcpu.decode_cache.lock().privileged(bytes, &state);
+    let outcome = match decoded {
         Ok((what, length)) => {
             let outcome = perform(vcpu, regs, &mut state, what);
             match outcome {
@@ -571,7 +572,8 @@ pub fn page_table_write(vcpu: &Vcpu, regs: &mut Registers, address: GuestVirtual
     let mut bytes = [0; MAX_INSTRUCTION];
     let bytes = fetch(regs, &mut bytes);
     let state = to_decoder(regs);
-    let Ok(write) = emulate::decode_memory_write(bytes, &state) else {
+    let decoded = vcpu.decode_cache.lock().memory_write(bytes, &state);
+    let Ok(write) = decoded else {
         return false;
     };
     let len = write.width.bytes() as usize;
