@@ -327,6 +327,15 @@ void group_grants(void)
     c.dest.domid = 0x123;
     H3(grant_table_op, GNTTABOP_copy, &c, 1);
     say("to no domain: status %d", c.status);
+    static const u16 ids[] = { 0, DOMID_IO, DOMID_XEN, DOMID_INVALID };
+    for (unsigned i = 0; i < 4; i++) {
+        c.dest.domid = ids[i];
+        H3(grant_table_op, GNTTABOP_copy, &c, 1);
+        say("to a frame of %x: status %d", ids[i], c.status);
+        struct gnttab_copy from = { .source = { .u.gmfn = mfn_of(mine), .domid = ids[i] }, .dest = { .u.gmfn = mfn_of(other), .domid = DOMID_SELF }, .len = 4 };
+        H3(grant_table_op, GNTTABOP_copy, &from, 1);
+        say("from a frame of %x: status %d", ids[i], from.status);
+    }
 
     say("--- the rest");
     struct gnttab_transfer t = { .mfn = mfn_of(other), .domid = DOMID_SELF, .ref = 12 };

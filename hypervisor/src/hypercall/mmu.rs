@@ -21,16 +21,6 @@ const PREEMPTED: u32 = 1 << 31;
 /// Operations between two looks at whether to stop.
 const BATCH: usize = 32;
 
-/// The CPUs on which a domain's vCPUs are loaded.
-fn domain_cpus(vcpu: &Vcpu) -> CpuSet {
-    let mut cpus = CpuSet::EMPTY;
-    vcpu.domain()
-        .vcpus()
-        .filter_map(Vcpu::cpu)
-        .for_each(|cpu| cpus.insert(cpu));
-    cpus
-}
-
 /// The CPUs of the vCPUs whose bits are set in the bitmap at a guest address.
 fn cpus_of_bitmap(vcpu: &Vcpu, bitmap: u64) -> Result<CpuSet> {
     let mut cpus = CpuSet::EMPTY;
@@ -55,7 +45,7 @@ fn cpus_of_bitmap(vcpu: &Vcpu, bitmap: u64) -> Result<CpuSet> {
 fn flush(vcpu: &Vcpu, request: FlushRequest) -> Result<()> {
     let cpus = match request.scope {
         FlushScope::Local => CpuSet::one(percpu::this().cpu),
-        FlushScope::Domain => domain_cpus(vcpu),
+        FlushScope::Domain => vcpu.domain().cpus(),
         FlushScope::Vcpus(bitmap) => cpus_of_bitmap(vcpu, bitmap)?,
     };
     match request.what {

@@ -448,14 +448,14 @@ impl<'h, H: GrantHost> CopySession<'h, H> {
 
     fn find(&self, ptr: &GnttabCopyPtr, by_ref: bool) -> GrantResult<(DomainId, Arc<GrantTable>)> {
         let domain = DomainId(ptr.domid);
-        // Frames of others are to be named by their grants.
-        if domain != DomainId::SELF && !by_ref {
-            return Err(GrantError::PermissionDenied);
-        }
         let table = self
             .caller
             .resolve(self.host, domain)
             .ok_or(GrantError::BadDomain)?;
+        // Frames of others, and even one's own by number, are to be named by their grants.
+        if domain != DomainId::SELF && !by_ref {
+            return Err(GrantError::PermissionDenied);
+        }
         Ok((domain, table))
     }
 

@@ -80,7 +80,27 @@ pub(super) struct Use {
     pub(super) mapping: bool,
 }
 
-impl Entry<'_> {
+impl<'m> Entry<'m> {
+    /// The word with the flags and the domain.
+    pub(super) fn first_word(&self) -> &'m AtomicU64 {
+        match self {
+            Self::V1(word) | Self::V2 { header: word, .. } => word,
+        }
+    }
+
+    /// Puts a frame into the entry; gives the one that was there. Only the low
+    /// 32 bits fit into version 1.
+    pub(super) fn put_frame(&self, mfn: crate::addr::Mfn) -> u64 {
+        match self {
+            Self::V1(word) => {
+                let put = |old: u64| Some(old & 0xffff_ffff | mfn.0 << 32);
+                let old = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, put);
+                old.unwrap_or_else(|old| old) >> 32
+            }
+            Self::V2 { frame, .. } => frame.swap(mfn.0, Ordering::SeqCst),
+        }
+    }
+
     pub(super) fn is_v1(&self) -> bool {
         matches!(self, Self::V1(_))
     }

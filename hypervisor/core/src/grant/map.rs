@@ -46,6 +46,69 @@ struct Unmapped {
     done: u32,
 }
 
+/// A run of unmappings of one hypercall, which share flushes of the TLBs: the
+/// references are given back, and the grants unpinned, after each
+/// [`UNMAP_BATCH`] of them and when this is dropped.
+pub struct UnmapSession<'h, H: GrantHost> {
+    host: &'h H,
+    caller: Arc<GrantTable>,
+    unmapped: [Option<Unmapped>; UNMAP_BATCH],
+    /// Operations since the last flush.
+    used: usize,
+}
+
+impl<H: GrantHost> UnmapSession<'_, H> {
+    /// One `GNTTABOP_unmap_grant_ref`. Sets its `status`.
+    pub fn unmap_grant_ref(&mut self, op: &mut GnttabUnmapGrantRef) {
+        op.status = self.unmap(Unmap {
+            host_addr: op.host_addr,
+            dev_bus_addr: op.dev_bus_addr,
+            new_addr: 0,
+            handle: op.handle,
+        });
+    }
+
+    /// One `GNTTABOP_unmap_and_replace`. Sets its `status`.
+    pub fn unmap_and_replace(&mut self, op: &mut GnttabUnmapAndReplace) {
+        op.status = self.unmap(Unmap {
+            host_addr: op.host_addr,
+            dev_bus_addr: 0,
+            new_addr: op.new_addr,
+            handle: op.handle,
+        });
+    }
+
+    /// Whether a batch is complete, so that it is time to look whether to stop.
+    pub fn is_flushed(&self) -> bool {
+        self.used == 0
+    }
+
+    fn unmap(&mut self, op: Unmap) -> i16 {
+        let mut unmapped = None;
+        let status = status(self.caller.unmap(self.host, op, &mut unmapped));
+        if let Some(slot) = self.unmapped.get_mut(self.used) {
+            *slot = unmapped;
+        }
+        self.used += 1;
+        if self.used == UNMAP_BATCH {
+            self.complete();
+        }
+        status
+    }
+
+    fn complete(&mut self) {
+        self.used = 0;
+        let unmapped = core::mem::replace(&mut self.unmapped, [const { None }; UNMAP_BATCH]);
+        self.caller.complete_unmaps(self.host, unmapped);
+    }
+}
+
+impl<H: GrantHost> Drop for UnmapSession<'_, H> {
+    fn drop(&mut self) {
+        self.complete();
+    }
+}
+
 /// How many references of each kind a mapping took.
 #[derive(Default)]
 struct References {
@@ -243,48 +306,35 @@ impl GrantTable {
         result
     }
 
-    /// `GNTTABOP_unmap_grant_ref`; this is the caller's table. Sets the
-    /// `status` of each. Ask for a few dozen at a time, so that it can be preempted.
+    /// A run of unmappings of one hypercall; this is the caller's table.
+    pub fn unmap_session<'h, H: GrantHost>(self: &Arc<Self>, host: &'h H) -> UnmapSession<'h, H> {
+        UnmapSession {
+            host,
+            caller: self.clone(),
+            unmapped: [const { None }; UNMAP_BATCH],
+            used: 0,
+        }
+    }
+
+    /// `GNTTABOP_unmap_grant_ref` for each of some operations; this is the caller's table.
     pub fn unmap_grant_refs<H: GrantHost>(
         self: &Arc<Self>,
         host: &H,
         ops: &mut [GnttabUnmapGrantRef],
     ) {
-        for batch in ops.chunks_mut(UNMAP_BATCH) {
-            let mut unmapped = [const { None }; UNMAP_BATCH];
-            for (op, slot) in batch.iter_mut().zip(&mut unmapped) {
-                let request = Unmap {
-                    host_addr: op.host_addr,
-                    dev_bus_addr: op.dev_bus_addr,
-                    new_addr: 0,
-                    handle: op.handle,
-                };
-                op.status = status(self.unmap(host, request, slot));
-            }
-            self.complete_unmaps(host, unmapped);
-        }
+        let mut session = self.unmap_session(host);
+        ops.iter_mut().for_each(|op| session.unmap_grant_ref(op));
     }
 
-    /// `GNTTABOP_unmap_and_replace`; this is the caller's table. Sets the
-    /// `status` of each.
+    /// `GNTTABOP_unmap_and_replace` for each of some operations; this is the
+    /// caller's table.
     pub fn unmap_and_replace<H: GrantHost>(
         self: &Arc<Self>,
         host: &H,
         ops: &mut [GnttabUnmapAndReplace],
     ) {
-        for batch in ops.chunks_mut(UNMAP_BATCH) {
-            let mut unmapped = [const { None }; UNMAP_BATCH];
-            for (op, slot) in batch.iter_mut().zip(&mut unmapped) {
-                let request = Unmap {
-                    host_addr: op.host_addr,
-                    dev_bus_addr: 0,
-                    new_addr: op.new_addr,
-                    handle: op.handle,
-                };
-                op.status = status(self.unmap(host, request, slot));
-            }
-            self.complete_unmaps(host, unmapped);
-        }
+        let mut session = self.unmap_session(host);
+        ops.iter_mut().for_each(|op| session.unmap_and_replace(op));
     }
 
     /// Takes away what the operation names of a mapping. What is then to be

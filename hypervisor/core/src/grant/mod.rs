@@ -42,6 +42,7 @@ mod maptrack;
 mod model_tests;
 #[cfg(test)]
 mod tests;
+mod transfer;
 #[cfg(test)]
 mod world;
 
@@ -63,7 +64,9 @@ use active::Active;
 pub use copy::{BackendGrant, CopySession};
 use entry::Entry;
 pub use frames::TableFrames;
+pub use map::UnmapSession;
 use maptrack::Maptrack;
+pub use transfer::Transfer;
 
 /// Frames of grants that a domain has from the start.
 pub const INITIAL_FRAMES: u32 = 1;

@@ -170,8 +170,12 @@ impl<H: MmHost> Mm<H> {
         self.host.free_frames(mfn, 0, stamp);
     }
 
-    /// Takes a reference as writable where one to the frame is held.
-    pub(super) fn get_writable_type(&self, mfn: Mfn) -> Result<()> {
+    /// Takes a reference as writable where one to the frame is held. To be given
+    /// back with [`Self::put_data_type`].
+    ///
+    /// # Errors
+    /// `Invalid` if the frame is in use as another type.
+    pub fn get_writable_type(&self, mfn: Mfn) -> Result<()> {
         let info = self.frames().ram(mfn).ok_or(Error::Invalid)?;
         let mut now = info.type_word();
         let old = loop {
@@ -206,7 +210,7 @@ impl<H: MmHost> Mm<H> {
     }
 
     /// Gives back a type reference of a frame that is no page table.
-    pub(super) fn put_data_type(&self, mfn: Mfn) {
+    pub fn put_data_type(&self, mfn: Mfn) {
         let Some(info) = self.frames().ram(mfn) else {
             return;
         };
