@@ -304,11 +304,7 @@ impl Default for DecodeCache {
 }
 
 impl DecodeCache {
-    fn decode(
-        &mut self,
-        bytes: &[u8],
-        registers: &Registers,
-    ) -> Result<&Instruction, NotDecoded> {
+    fn decode(&mut self, bytes: &[u8], registers: &Registers) -> Result<&Instruction, NotDecoded> {
         // Neighbouring places differ in some of these bits.
         let hash = registers.rip ^ registers.rip >> 4 ^ registers.rip >> 8;
         let slot = &mut self.entries[hash as usize % CACHE_ENTRIES];
@@ -323,7 +319,10 @@ impl DecodeCache {
         if !hit {
             let instruction = decode(bytes, registers)?;
             let mut known = [0; MAX_INSTRUCTION];
-            known.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+            known
+                .iter_mut()
+                .zip(bytes)
+                .for_each(|(to, from)| *to = *from);
             *slot = Some(Cached {
                 rip: registers.rip,
                 mode: registers.mode,

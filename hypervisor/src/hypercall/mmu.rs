@@ -19,7 +19,7 @@ use crate::vcpu::Vcpu;
 /// Bit of the count that says that the call is being continued.
 const PREEMPTED: u32 = 1 << 31;
 /// Operations between two looks at whether to stop.
-const BATCH: usize = 32;
+const BATCH: usize = 8;
 
 /// The CPUs of the vCPUs whose bits are set in the bitmap at a guest address.
 fn cpus_of_bitmap(vcpu: &Vcpu, bitmap: u64) -> Result<CpuSet> {
@@ -209,7 +209,13 @@ pub fn mmu_update(call: &mut Call<'_>) -> Result<i64> {
             preempt: &preempt,
         };
         for request in requests {
-            result = mm().mmu_update(&mut caller, &table_owner, pg_owner, request.ptr, request.val);
+            result = mm().mmu_update(
+                &mut caller,
+                &table_owner,
+                pg_owner,
+                request.ptr,
+                request.val,
+            );
             match result {
                 Ok(()) => index += 1,
                 Err(Error::Restart) => {

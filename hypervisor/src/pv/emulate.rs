@@ -96,10 +96,6 @@ fn code_mode(regs: &Registers) -> CodeMode {
 
 /// The registers in the decoder's form.
 fn to_decoder(regs: &Registers) -> emulate::Registers {
-    let mut gpr = [0; 16];
-    for (number, value) in gpr.iter_mut().enumerate() {
-        *value = regs.general(number as u8);
-    }
     let mode = code_mode(regs);
     let bases = if mode == CodeMode::Long {
         SegmentBases {
@@ -111,7 +107,7 @@ fn to_decoder(regs: &Registers) -> emulate::Registers {
         SegmentBases::default()
     };
     emulate::Registers {
-        gpr,
+        gpr: regs.all_general(),
         rip: regs.rip,
         rflags: regs.rflags,
         bases,
@@ -123,9 +119,7 @@ fn to_decoder(regs: &Registers) -> emulate::Registers {
 /// and RF can have changed.
 fn from_decoder(regs: &mut Registers, from: &emulate::Registers) {
     const ARITHMETIC: u64 = 0x8d5;
-    for (number, value) in from.gpr.iter().enumerate() {
-        regs.set_general(number as u8, *value);
-    }
+    regs.set_all_general(&from.gpr);
     regs.rip = from.rip;
     let mask = ARITHMETIC | rflags::RF;
     regs.rflags = (regs.rflags & !mask) | (from.rflags & mask);
