@@ -12,11 +12,8 @@ use crate::arch::debug;
 use crate::arch::registers::{Registers, rflags};
 use crate::domain::Domain;
 use crate::host::mm;
-use crate::hypercall::install_gdt;
+use crate::hypercall::{ASSISTS, install_gdt};
 use crate::vcpu::{CR0_GUEST, CR0_TS, Callback, DR6_DEFAULT, DR7_DEFAULT, Vcpu};
-
-/// The assists that a context may switch on.
-const ASSISTS: u64 = 1 << 2 | 1 << 4 | 1 << 5 | 1 << 32;
 
 /// The frame in a CR3 value as the interface gives it.
 fn frame_of_cr3(cr3: u64) -> Mfn {
