@@ -139,7 +139,7 @@ pub fn set(
         (context.ldt_base, entries)
     });
     vcpu.kernel_ss.set(context.kernel_ss | 3);
-    vcpu.kernel_sp.set(context.kernel_sp);
+    vcpu.set_kernel_sp(context.kernel_sp);
     vcpu.cr0
         .set((CR0_GUEST & !CR0_TS) | (context.ctrlreg[0] & CR0_TS));
     vcpu.cr4

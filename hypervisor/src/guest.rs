@@ -113,3 +113,17 @@ pub fn read_items<T: FromBytes + IntoBytes + FromZeros>(
 ) -> Result<()> {
     read_bytes(item::<T>(handle, index)?, to.as_mut_bytes())
 }
+
+/// Reads items of an array behind a handle up to the first that cannot be read;
+/// gives those that were.
+pub fn read_prefix<T: FromBytes + IntoBytes + FromZeros>(
+    handle: GuestHandle,
+    index: u64,
+    to: &mut [T],
+) -> &[T] {
+    let Ok(from) = item::<T>(handle, index) else {
+        return &[];
+    };
+    let got = read_some(from, to.as_mut_bytes());
+    &to[..got / size_of::<T>()]
+}
