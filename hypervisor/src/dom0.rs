@@ -8,12 +8,13 @@ use overcast_core::builder::elf::Kernel;
 use overcast_core::builder::image::KernelImage;
 use overcast_core::builder::layout::{self, Layout};
 use overcast_core::builder::populate::{self, Contents, Initrd};
-use overcast_core::cpuid::{CpuidPolicy, Hardware};
+use overcast_core::cpuid::{CpuidPolicy, Hardware, SystemFeatures};
 use overcast_core::error::Error;
 use overcast_core::event::EventChannels;
 use overcast_core::ids::{CpuSet, DomainId, VcpuId};
 use overcast_core::machine::{Memory, Preempt};
 use overcast_core::mm::{Mm, MmConfig};
+use overcast_core::topology::Topology;
 use xen_abi::arch_x86::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 
 use crate::arch::memory::{self, Range};
@@ -111,25 +112,40 @@ impl Frames {
 
 /// What CPUID shows to Dom0.
 fn cpu_policy() -> CpuidPolicy {
-    let hardware = Hardware {
+    CpuidPolicy::for_pv(
+        cpuid,
+        &hardware(),
+        true,
+        &options().cpuid,
+        &options().dom0_cpuid,
+    )
+}
+
+/// The registers that CPUID gives on this CPU.
+fn cpuid(leaf: u32, subleaf: u32) -> overcast_core::cpuid::Leaf {
+    let result = raw_cpuid::native_cpuid::cpuid_count(leaf, subleaf);
+    [result.eax, result.ebx, result.ecx, result.edx]
+}
+
+fn hardware() -> Hardware {
+    Hardware {
         arch_capabilities: entry::rdmsr_safe(ARCH_CAPABILITIES),
         cpuid_faulting: entry::rdmsr_safe(PLATFORM_INFO).unwrap_or(0) & (1 << 31) != 0,
         spec_ctrl: false,
         lfence_dispatch: false,
         null_selector_clears_base: false,
         end_mfn: Host.end_mfn().0,
-    };
-    let raw = |leaf, subleaf| {
-        let result = raw_cpuid::native_cpuid::cpuid_count(leaf, subleaf);
-        [result.eax, result.ebx, result.ecx, result.edx]
-    };
-    CpuidPolicy::for_pv(
-        raw,
-        &hardware,
-        true,
-        &options().cpuid,
-        &options().dom0_cpuid,
-    )
+    }
+}
+
+/// The features of the machine, and those for guests.
+pub fn system_features() -> SystemFeatures {
+    SystemFeatures::new(cpuid, &hardware(), &options().cpuid)
+}
+
+/// Where the machine's CPUs have their threads, cores and sockets.
+pub fn topology() -> Topology {
+    Topology::from_cpuid(cpuid)
 }
 
 /// Sets up the page types of all memory.

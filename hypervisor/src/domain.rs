@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use overcast_core::addr::{MachineAddress, Mfn};
 use overcast_core::cpuid::CpuidPolicy;
+use overcast_core::error::{Error, Result};
 use overcast_core::event::{EventChannels, HypervisorEvent};
 use overcast_core::grant::GrantTable;
 use overcast_core::ids::{CpuSet, DomainId, VcpuId};
@@ -15,7 +16,7 @@ use overcast_core::machine::Memory;
 use overcast_core::mm::DomainMemory;
 use spin::{Mutex, Once, RwLock};
 use xen_abi::sched::*;
-use xen_abi::xen::VcpuInfo;
+use xen_abi::xen::{VIRQ_DOM_EXC, VcpuInfo};
 
 use crate::arch::registers::Registers;
 use crate::host::Host;
@@ -29,6 +30,8 @@ const LEGACY_VCPUS: u32 = 32;
 pub const MAX_VCPUS: u32 = LEGACY_VCPUS + (4096 / size_of::<VcpuInfo>()) as u32;
 /// Shutdown code of a domain that is not shutting down.
 const NOT_SHUT_DOWN: u32 = u32::MAX;
+/// How often control domains may pause a domain.
+const MAX_CONTROLLER_PAUSES: u32 = 255;
 
 /// A domain.
 pub struct Domain {
@@ -55,6 +58,8 @@ pub struct Domain {
     pub assists: AtomicU64,
     /// How often it is paused by a control domain or the hypervisor.
     pub pauses: AtomicU32,
+    /// How often it is paused by a control domain; these count among `pauses`.
+    controller_pauses: AtomicU32,
     shutdown_reason: AtomicU32,
     shutdown_code: AtomicU32,
     crashed: AtomicBool,
@@ -103,6 +108,7 @@ impl Domain {
                 .into(),
             assists: AtomicU64::new(0),
             pauses: AtomicU32::new(0),
+            controller_pauses: AtomicU32::new(0),
             shutdown_reason: AtomicU32::new(NOT_SHUT_DOWN),
             shutdown_code: AtomicU32::new(NOT_SHUT_DOWN),
             crashed: AtomicBool::new(false),
@@ -178,6 +184,40 @@ impl Domain {
         );
     }
 
+    /// The code that is shown to control domains: why it shut down, or what was set to
+    /// be the reason, or all ones.
+    pub fn shutdown_code(&self) -> u32 {
+        self.shutdown_reason()
+            .unwrap_or_else(|| self.shutdown_code.load(Ordering::Acquire))
+    }
+
+    /// Pauses it for a control domain; its vCPUs do not run any more afterwards. Not for
+    /// the caller's own domain. EUSERS if it was paused 255 times.
+    pub fn pause_by_controller(&self) -> Result<()> {
+        let one_more = |count: u32| (count < MAX_CONTROLLER_PAUSES).then_some(count + 1);
+        self.controller_pauses
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more)
+            .map_err(|_| Error::TooManyUsers)?;
+        schedule::pause_domain(self);
+        Ok(())
+    }
+
+    /// Undoes one [`Self::pause_by_controller`]. EINVAL if there was none.
+    pub fn unpause_by_controller(&self) -> Result<()> {
+        self.controller_pauses
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+                count.checked_sub(1)
+            })
+            .map_err(|_| Error::Invalid)?;
+        schedule::unpause_domain(self);
+        Ok(())
+    }
+
+    /// Whether a control domain paused it.
+    pub fn is_paused_by_controller(&self) -> bool {
+        self.controller_pauses.load(Ordering::Acquire) != 0
+    }
+
     /// Why it shut down, if it did.
     pub fn shutdown_reason(&self) -> Option<u32> {
         match self.shutdown_reason.load(Ordering::Acquire) {
@@ -247,6 +287,14 @@ pub fn shutdown(domain: &Domain, reason: u32) {
         crate::shutdown::dom0(reason);
     }
     domain.vcpus().for_each(schedule::sleep);
+    send_global_virq(VIRQ_DOM_EXC);
+}
+
+/// Raises a virtual interrupt that Dom0 gets for the whole machine.
+pub fn send_global_virq(virq: u32) {
+    if let Some(dom0) = find(DomainId::DOM0) {
+        dom0.events.send_virq(&Host, virq, VcpuId(0));
+    }
 }
 
 /// Crashes the domain of the running vCPU: a guest did what cannot be undone.

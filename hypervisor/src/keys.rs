@@ -1,5 +1,7 @@
 //! The debug keys of the hypervisor's console (CTRL-a three times gets there).
 
+use xen_abi::xen::VIRQ_DEBUG;
+
 use crate::arch::console::register_key;
 use crate::arch::{heap, memory, panic, percpu};
 use crate::{domain, dump, printk, schedule, softirq};
@@ -10,7 +12,7 @@ pub fn register() {
     register_key(b'd', |_| dump_cpus(), "dump registers");
     register_key(
         b'q',
-        |_| dump::domains(),
+        |_| dump_domains(),
         "dump domain (and guest debug) info",
     );
     register_key(b'r', |_| schedule::dump(), "dump run queues");
@@ -19,6 +21,18 @@ pub fn register() {
     register_key(b'g', |_| dump_grants(), "print grant table usage");
     register_key(b'e', |_| dump_events(), "dump evtchn info");
     register_key(b'R', |_| panic::machine_restart(), "reboot machine");
+}
+
+/// Prints the domains, and asks them to print their own state.
+fn dump_domains() {
+    dump::domains();
+    for domain in domain::all() {
+        for vcpu in domain.vcpus() {
+            domain
+                .events
+                .send_virq(&crate::host::Host, VIRQ_DEBUG, vcpu.id);
+        }
+    }
 }
 
 fn dump_memory() {

@@ -54,6 +54,7 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
     if let Some(vcpu) = dom0.vcpu(overcast_core::ids::VcpuId(0)) {
         schedule::wake(vcpu);
     }
+    arch::console::set_dom0_notifier(|| domain::send_global_virq(xen_abi::xen::VIRQ_CONSOLE));
     arch::console::give_input(overcast_core::console::InputOwner::Dom0);
     run_guests()
 }

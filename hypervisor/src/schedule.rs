@@ -23,6 +23,7 @@ use crate::arch::entry::{self, Segment};
 use crate::arch::percpu::{self, PerCpu, SoftIrq};
 use crate::arch::registers::Registers;
 use crate::arch::{apic, cpu, debug, fpu, msr, paging, tlb};
+use crate::domain::Domain;
 use crate::pv::bounce::{self, Bounce};
 use crate::pv::{descriptors, emulate};
 use crate::vcpu::{self, CR0_TS, Power, Vcpu};
@@ -199,6 +200,85 @@ pub fn pin_override(vcpu: &Vcpu, cpu: i32) -> Result<()> {
     Ok(())
 }
 
+/// Changes the CPUs that a vCPU may run on. EINVAL if none of them is there. While
+/// the vCPU has bound itself to one ([`pin_override`]), the change waits for the end of that.
+pub fn set_affinity(vcpu: &Vcpu, affinity: CpuSet) -> Result<()> {
+    let unit = unit(vcpu).ok_or(Error::Invalid)?;
+    let mut bound = vcpu.pin_override.lock();
+    if let Some(before) = bound.as_mut() {
+        *before = affinity;
+        return Ok(());
+    }
+    if let Some(cpu) = SCHEDULER.set_affinity(unit, affinity, time::now())? {
+        raise_on(cpu, SoftIrq::Schedule);
+    }
+    Ok(())
+}
+
+/// The CPUs that a vCPU may run on; while it has bound itself to one, those before.
+pub fn affinity(vcpu: &Vcpu) -> CpuSet {
+    let before = *vcpu.pin_override.lock();
+    before.unwrap_or_else(|| unit(vcpu).map_or(CpuSet::EMPTY, |unit| unit.affinity()))
+}
+
+/// Whether a vCPU runs just now.
+pub fn is_running(vcpu: &Vcpu) -> bool {
+    unit(vcpu).is_some_and(|unit| unit.is_running())
+}
+
+/// The CPU on which a vCPU runs, or ran last, or is to run.
+pub fn home(vcpu: &Vcpu) -> CpuId {
+    unit(vcpu).map_or(CpuId(0), |unit| unit.home())
+}
+
+/// A vCPU's weight.
+pub fn weight(vcpu: &Vcpu) -> u32 {
+    unit(vcpu).map_or(DEFAULT_WEIGHT, |unit| unit.weight())
+}
+
+/// Keeps a domain, which is not that of the running vCPU, from running, and
+/// waits until none of its vCPUs is on a CPU.
+pub fn pause_domain(domain: &Domain) {
+    domain.pauses.fetch_add(1, Ordering::SeqCst);
+    domain.vcpus().for_each(sleep);
+    for vcpu in domain.vcpus() {
+        while is_running(vcpu) {
+            tlb::serve();
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// Undoes one [`pause_domain`].
+pub fn unpause_domain(domain: &Domain) {
+    domain.pauses.fetch_sub(1, Ordering::SeqCst);
+    domain.vcpus().for_each(wake);
+}
+
+/// For how long a CPU was idle, ns.
+pub fn idle_time(cpu: CpuId) -> u64 {
+    let Some(cpu) = percpu::get(cpu) else {
+        return 0;
+    };
+    let before = cpu.idle_time.load(Ordering::Relaxed);
+    match cpu.idle_since.load(Ordering::Relaxed) {
+        percpu::NOT_IDLE => before,
+        since => before.wrapping_add(time::now().saturating_sub(since)),
+    }
+}
+
+/// Accounts for the end or the beginning of idle time on this CPU.
+fn account_idle(this: &PerCpu, idle: bool) {
+    let now = time::now();
+    let since = this
+        .idle_since
+        .swap(if idle { now } else { percpu::NOT_IDLE }, Ordering::Relaxed);
+    if since != percpu::NOT_IDLE {
+        this.idle_time
+            .fetch_add(now.saturating_sub(since), Ordering::Relaxed);
+    }
+}
+
 /// Waits for an interrupt. Called with interrupts off; they are on afterwards.
 pub fn idle() {
     interrupts::enable_and_hlt();
@@ -251,6 +331,7 @@ fn switch(this: &PerCpu, previous: Option<&Vcpu>, next: Option<&Vcpu>, regs: &mu
         time::change_runstate(vcpu, waiting_state(vcpu));
         save(vcpu, regs);
     }
+    account_idle(this, next.is_none());
     this.current
         .set(next.map_or(core::ptr::null(), core::ptr::from_ref));
     if next.is_none() {

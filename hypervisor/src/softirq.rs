@@ -9,7 +9,7 @@ use overcast_core::ids::{CpuId, DomainId, MAX_CPUS, VcpuId};
 use overcast_core::timer::TimerQueue;
 use spin::{Lazy, Mutex};
 use xen_abi::sched::SHUTDOWN_WATCHDOG;
-use xen_abi::xen::VIRQ_TIMER;
+use xen_abi::xen::{VIRQ_CON_RING, VIRQ_TIMER};
 
 use crate::arch::percpu::{self, SoftIrq};
 use crate::arch::registers::Registers;
@@ -73,6 +73,9 @@ pub fn run(regs: &mut Registers) {
     }
     if is(SoftIrq::Console) {
         console::process_input();
+    }
+    if is(SoftIrq::Log) {
+        domain::send_global_virq(VIRQ_CON_RING);
     }
     if is(SoftIrq::Schedule) {
         schedule::schedule(regs);

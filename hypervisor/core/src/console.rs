@@ -53,9 +53,9 @@ impl<S: AsRef<[u8]> + AsMut<[u8]>> Ring<S> {
     }
 
     /// Copies out bytes as `XEN_SYSCTL_readconsole` does (sysctl.h): from the
-    /// oldest byte kept, or from `index` on if `incremental` and it is still
-    /// there. Gives the number of bytes copied and the index of the next one.
-    /// With `clear`, all that was logged until now counts as consumed.
+    /// oldest byte kept, or from `index` on if `incremental` and it is still, or
+    /// already, there. Gives the number of bytes copied and the index of the next
+    /// one. With `clear`, all before that index counts as consumed.
     pub fn read(
         &mut self,
         out: &mut [u8],
@@ -65,10 +65,8 @@ impl<S: AsRef<[u8]> + AsMut<[u8]>> Ring<S> {
     ) -> (usize, u32) {
         let size = self.size();
         let mut at = self.consumed;
-        if incremental && (index.wrapping_sub(at) as i32) > 0 {
-            // An index from the future stands for the end.
-            let kept = self.produced.wrapping_sub(self.consumed);
-            at = at.wrapping_add(index.wrapping_sub(at).min(kept));
+        if incremental && index.wrapping_sub(at) <= self.produced.wrapping_sub(at) {
+            at = index;
         }
         let mut count = 0;
         while count < out.len() && at != self.produced && size != 0 {
@@ -85,7 +83,7 @@ impl<S: AsRef<[u8]> + AsMut<[u8]>> Ring<S> {
             at = at.wrapping_add(1);
         }
         if clear {
-            self.consumed = self.produced;
+            self.consumed = at;
         }
         (count, at)
     }
@@ -266,6 +264,26 @@ mod tests {
         let (n, next) = ring.read(&mut out, 10, true, true);
         assert_eq!((&out[..n], next), (&b"kl"[..], 12));
         assert_eq!(ring.read(&mut out, 0, false, false), (0, 12));
+    }
+
+    #[test]
+    fn what_was_not_given_is_not_cleared() {
+        let mut ring = Ring::new([0u8; 8]);
+        ring.push(b"abcdef");
+        let mut out = [0; 4];
+        assert_eq!(ring.read(&mut out, 0, false, true), (4, 4));
+        let (n, next) = ring.read(&mut out, 0, false, false);
+        assert_eq!((&out[..n], next), (&b"ef"[..], 6));
+    }
+
+    #[test]
+    fn an_index_that_is_gone_or_to_come_stands_for_the_oldest() {
+        let mut ring = Ring::new([0u8; 4]);
+        ring.push(b"abcdef");
+        let mut out = [0; 8];
+        assert_eq!(ring.read(&mut out, 1, true, false), (4, 6));
+        assert_eq!(ring.read(&mut out, 7, true, false), (4, 6));
+        assert_eq!(ring.read(&mut out, 6, true, false), (0, 6));
     }
 
     #[test]

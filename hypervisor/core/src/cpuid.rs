@@ -160,6 +160,39 @@ pub struct CpuidPolicy {
     address_bits: u32,
 }
 
+/// The features that the machine has, and those that PV guests get (`XEN_SYSCTL_get_cpu_featureset`).
+#[derive(Clone, Copy, Debug)]
+pub struct SystemFeatures {
+    /// As CPUID gives them.
+    pub raw: FeatureSet,
+    /// Those that the hypervisor uses.
+    pub host: FeatureSet,
+    /// Those that a PV guest may have.
+    pub pv_max: FeatureSet,
+    /// Those that a PV guest has unless its configuration says otherwise.
+    pub pv_default: FeatureSet,
+}
+
+impl SystemFeatures {
+    /// The features of this machine; the arguments as of [`CpuidPolicy::for_pv`].
+    pub fn new(
+        raw: impl Fn(u32, u32) -> Leaf,
+        hardware: &Hardware,
+        host: &[FeatureChoice],
+    ) -> Self {
+        let policy = CpuidPolicy::from_hardware(&raw, hardware, false);
+        let host = policy.host_features(host);
+        let pv_max = policy.max_features(&host, hardware);
+        let pv_default = policy.default_features(&pv_max, &host);
+        Self {
+            raw: policy.features,
+            host,
+            pv_max: pv_max.sanitised(),
+            pv_default: pv_default.sanitised(),
+        }
+    }
+}
+
 impl CpuidPolicy {
     /// The policy for a PV guest; for Dom0 if `privileged`.
     ///
@@ -174,18 +207,7 @@ impl CpuidPolicy {
         domain: &[FeatureChoice],
     ) -> Self {
         let mut policy = Self::from_hardware(&raw, hardware, privileged);
-        let mut host_features = policy.features;
-        for choice in host.iter().filter(|choice| !choice.enable) {
-            if let Some(feature) = by_name(&choice.name) {
-                host_features.set(feature, false);
-            }
-        }
-        // What the return predictors do is known even without the register.
-        let predictors = [f::RSBA, f::RRSBA].map(|feature| (feature, host_features.has(feature)));
-        let mut host_features = host_features.sanitised();
-        for (feature, present) in predictors {
-            host_features.set(feature, present);
-        }
+        let host_features = policy.host_features(host);
         policy.host_mtrr = host_features.has(f::MTRR);
         policy.host_rdtscp = host_features.has(f::RDTSCP);
 
@@ -214,6 +236,24 @@ impl CpuidPolicy {
         policy.write_xstate(&raw);
         policy.hide();
         policy
+    }
+
+    /// What the hardware has without anything hidden from guests: its features, less
+    /// those that `cpuid=` takes away and what is built on them.
+    fn host_features(&self, host: &[FeatureChoice]) -> FeatureSet {
+        let mut host_features = self.features;
+        for choice in host.iter().filter(|choice| !choice.enable) {
+            if let Some(feature) = by_name(&choice.name) {
+                host_features.set(feature, false);
+            }
+        }
+        // What the return predictors do is known even without the register.
+        let predictors = [f::RSBA, f::RRSBA].map(|feature| (feature, host_features.has(feature)));
+        let mut host_features = host_features.sanitised();
+        for (feature, present) in predictors {
+            host_features.set(feature, present);
+        }
+        host_features
     }
 
     /// The features of this policy.

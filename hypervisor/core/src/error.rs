@@ -57,6 +57,8 @@ pub enum Error {
     TooManyUsers = 87,
     /// EOPNOTSUPP
     NotSupported = 95,
+    /// ENOBUFS
+    NoBuffers = 105,
 }
 
 impl Error {

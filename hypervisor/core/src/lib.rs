@@ -40,3 +40,4 @@ pub mod mm;
 pub mod msr;
 pub mod sched;
 pub mod timer;
+pub mod topology;

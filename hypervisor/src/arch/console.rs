@@ -145,6 +145,14 @@ impl Write for Printer<'_> {
 /// Prints the hypervisor's own text, whatever the levels are.
 pub fn print(arguments: fmt::Arguments<'_>) {
     with_state(|mut state| print_to(state.take(), arguments));
+    tell_of_log();
+}
+
+/// Has Dom0 told that there is more in the log, once this CPU gets to it.
+fn tell_of_log() {
+    if let Some(this) = percpu::try_this() {
+        this.raise(percpu::SoftIrq::Log);
+    }
 }
 
 fn print_to(state: Option<&mut State>, arguments: fmt::Arguments<'_>) {
@@ -269,6 +277,7 @@ impl log::Log for Logger {
             }
             print_to(Some(state), format_args!("{}\n", record.args()));
         });
+        tell_of_log();
     }
 
     fn flush(&self) {}
@@ -311,7 +320,6 @@ pub fn write_dom0(bytes: &[u8]) {
 }
 
 /// Reads the log's ring; see [`Ring::read`].
-#[allow(dead_code)] // until the control interface reads it
 pub fn read_ring(out: &mut [u8], index: u32, incremental: bool, clear: bool) -> (usize, u32) {
     with_state(|state| match state {
         Some(state) => state.ring.read(out, index, incremental, clear),
@@ -342,7 +350,6 @@ static INPUT: Mutex<InputState> = Mutex::new(InputState {
 static NOTIFY: AtomicUsize = AtomicUsize::new(0);
 
 /// Sets what tells Dom0 that there is input (VIRQ_CONSOLE).
-#[allow(dead_code)] // until there is VIRQ_CONSOLE
 pub fn set_dom0_notifier(notify: fn()) {
     NOTIFY.store(notify as usize, Ordering::Release);
 }

@@ -23,7 +23,7 @@
 use core::cell::Cell;
 use core::mem::size_of;
 use core::ptr;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use overcast_core::ids::{CpuId, MAX_CPUS};
 use spin::Once;
@@ -89,7 +89,12 @@ pub enum SoftIrq {
     Refresh = 1 << 3,
     /// Stop this CPU for good.
     Stop = 1 << 4,
+    /// Tell Dom0 that there is more in the log.
+    Log = 1 << 5,
 }
+
+/// `idle_since` of a CPU that is not idle.
+pub const NOT_IDLE: u64 = u64::MAX;
 
 /// What a CPU keeps for itself.
 pub struct PerCpu {
@@ -105,6 +110,10 @@ pub struct PerCpu {
     pub fpu_owner: Cell<*const Vcpu>,
     /// System time at which the current vCPU's slice ends, ns; `u64::MAX` if never.
     pub run_until: Cell<u64>,
+    /// For how long it was idle, up to the last time that it became busy, ns.
+    pub idle_time: AtomicU64,
+    /// System time at which it became idle, ns; [`NOT_IDLE`] while it is not.
+    pub idle_since: AtomicU64,
     /// The frame that holds the hypervisor's own descriptors of this CPU's GDT.
     pub gdt_mfn: Cell<u64>,
     /// How many GDT pages of the current guest are mapped in the window.
@@ -128,6 +137,8 @@ impl PerCpu {
             current: Cell::new(ptr::null()),
             fpu_owner: Cell::new(ptr::null()),
             run_until: Cell::new(u64::MAX),
+            idle_time: AtomicU64::new(0),
+            idle_since: AtomicU64::new(0),
             gdt_mfn: Cell::new(0),
             gdt_pages: Cell::new(0),
             ldt_pages: Cell::new(0),

@@ -6,12 +6,15 @@
 //! `call.args` what is left to do and gives [`Error::Restart`], whereupon the
 //! guest is made to issue the same call again.
 
+mod absent;
 mod callback;
 mod console;
+mod ctl;
 mod descriptor;
 mod domctl;
 mod event_channel;
 mod grant_table;
+mod machine_check;
 mod memory;
 mod misc;
 mod mmu;
@@ -171,6 +174,10 @@ fn perform(number: u64, call: &mut Call<'_>) -> Result<i64> {
         HYPERVISOR_PHYSDEV_OP => physdev::physdev_op(call),
         HYPERVISOR_SYSCTL => sysctl::sysctl(call),
         HYPERVISOR_DOMCTL => domctl::domctl(call),
+        HYPERVISOR_XSM_OP => absent::xsm_op(call),
+        HYPERVISOR_XENPMU_OP => absent::xenpmu_op(call),
+        HYPERVISOR_DM_OP => absent::dm_op(call),
+        HYPERVISOR_ARCH_0 => machine_check::mca(call),
         _ => {
             crate::ratelimited!(
                 log::Level::Debug,
