@@ -18,6 +18,9 @@ use crate::vcpu::{CR0_GUEST, CR0_TS, Callback, DR6_DEFAULT, DR7_DEFAULT, Vcpu};
 /// The assists that a context may switch on.
 const ASSISTS: u64 = 1 << 2 | 1 << 4 | 1 << 5 | 1 << 32;
 
+/// The bits of RFLAGS that a guest may set.
+const RFLAGS_VALID: u64 = 0x3f_7fd7 & !(rflags::IOPL | rflags::VM);
+
 /// The frame in a CR3 value as the interface gives it.
 fn frame_of_cr3(cr3: u64) -> Mfn {
     Mfn(cr3 >> 12)
@@ -121,7 +124,7 @@ pub fn set(
         vector: 0,
         rip: user.rip,
         cs: u64::from(user.cs | 3),
-        rflags: (user.rflags & !(rflags::IOPL | rflags::VM)) | rflags::IF | rflags::FIXED,
+        rflags: (user.rflags & RFLAGS_VALID) | rflags::IF | rflags::FIXED,
         rsp: user.rsp,
         ss: u64::from(user.ss | 3),
     };

@@ -344,7 +344,6 @@ static void run(u32 cpu)
         /* Or to anything. */
         for (u32 i = 0; i < 16; i++) ((u64 *)code[cpu])[i] = next(cpu);
         where = (u64)code[cpu];
-        tick(cpu);
     }
     u64 cs = user ? FLAT_USER_CS64 : FLAT_KERNEL_CS & ~3, ss = FLAT_USER_SS64, rflags = 0x202, rip = where;
     u64 rsp = (u64)user_stacks[cpu] + 2048 + below(cpu, 2048);
@@ -353,7 +352,8 @@ static void run(u32 cpu)
     if (!below(cpu, 4)) rflags = next(cpu) & (below(cpu, 2) ? ~0ull : 0x3f7fd5);
     if (!below(cpu, 12)) rip = value(cpu);
     if (user && !below(cpu, 8)) rsp = value(cpu);
-    if (where == (u64)code[cpu] || below(cpu, 2)) rflags |= 0x200;
+    if (below(cpu, 32)) rflags |= 0x200;
+    tick(cpu);
     u64 r[6];
     for (u32 i = 0; i < 6; i++) r[i] = value(cpu);
     if (below(cpu, 2)) r[0] = some_selector(cpu);

@@ -228,6 +228,8 @@ static void set_up(void)
 
 void start(start_info_t *info)
 {
+    /* A step of the fuzzer came here. */
+    if (on_exception) __builtin_trap();
     si = info;
     set_up();
     const char *wanted = (const char *)si->cmd_line;
