@@ -12,11 +12,8 @@ use crate::arch::debug;
 use crate::arch::registers::{Registers, rflags};
 use crate::domain::Domain;
 use crate::host::mm;
-use crate::hypercall::install_gdt;
+use crate::hypercall::{ASSISTS, install_gdt};
 use crate::vcpu::{CR0_GUEST, CR0_TS, Callback, DR6_DEFAULT, DR7_DEFAULT, Vcpu};
-
-/// The assists that a context may switch on.
-const ASSISTS: u64 = 1 << 2 | 1 << 4 | 1 << 5 | 1 << 32;
 
 /// The bits of RFLAGS that a guest may set.
 const RFLAGS_VALID: u64 = 0x3f_7fd7 & !(rflags::IOPL | rflags::VM);

@@ -15,7 +15,7 @@ use overcast_core::ids::{CpuSet, DomainId, VcpuId};
 use overcast_core::machine::{Memory, Preempt};
 use overcast_core::mm::{Mm, MmConfig};
 use overcast_core::topology::Topology;
-use xen_abi::arch_x86::{FLAT_RING3_CS64, FLAT_RING3_SS64};
+use xen_abi::arch_x86::{FLAT_RING3_CS64, FLAT_RING3_SS64, XEN_LEGACY_MAX_VCPUS};
 
 use crate::arch::memory::{self, Range};
 use crate::arch::paging::{self, PageFlags};
@@ -388,8 +388,10 @@ fn set_registers(vcpu: &Vcpu, initial: &populate::InitialState) {
         ..Registers::default()
     };
     vcpu.cr4.set(crate::pv::emulate::allowed_cr4(vcpu, 0));
-    vcpu.info()
-        .upcall_mask
-        .store(1, core::sync::atomic::Ordering::Relaxed);
+    // As on Xen, upcalls are masked for as many vCPUs as there could be.
+    if let Some(frame) = Host.frame(vcpu.domain().shared_info) {
+        let size = size_of::<xen_abi::xen::VcpuInfo>();
+        (0..XEN_LEGACY_MAX_VCPUS).for_each(|n| frame.store_u8(n * size + 1, 1));
+    }
     vcpu.set_power(Power::Up);
 }

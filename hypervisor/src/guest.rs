@@ -45,6 +45,15 @@ pub fn write_bytes(to: GuestVirtual, from: &[u8]) -> Result<()> {
     }
 }
 
+/// Copies bytes to the guest up to the first that cannot be written; gives how many.
+pub fn write_some(to: GuestVirtual, from: &[u8]) -> usize {
+    if !to.access_ok(from.len() as u64) {
+        return 0;
+    }
+    // SAFETY: as in `write_bytes`.
+    from.len() - unsafe { guest_copy(to.0, from.as_ptr() as u64, from.len()) }
+}
+
 /// Reads a value. EFAULT if it cannot be read.
 pub fn read<T: FromBytes>(from: GuestVirtual) -> Result<T> {
     if !from.access_ok(size_of::<T>() as u64) {
@@ -71,6 +80,15 @@ pub fn item<T>(handle: GuestHandle, index: u64) -> Result<GuestVirtual> {
         .and_then(|offset| handle.0.checked_add(offset))
         .map(GuestVirtual)
         .ok_or(Error::Fault)
+}
+
+/// Whether an array of `count` items of `T` may be looked at: what is checked
+/// before the items, one by one, are. As on Xen, that is where it begins, and that
+/// its size is a number.
+pub fn array_ok<T>(handle: GuestHandle, count: u64) -> bool {
+    let at = handle.0;
+    count < u64::MAX / size_of::<T>().max(1) as u64
+        && (at < 1 << 47 || at >= GuestVirtual::HYPERVISOR_END)
 }
 
 /// Reads item `index` of an array behind a handle.

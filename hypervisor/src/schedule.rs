@@ -176,13 +176,13 @@ pub fn wake_poller(vcpu: &Vcpu) {
 }
 
 /// `SCHEDOP_pin_override`: binds the running vCPU to one CPU (EBUSY if it is
-/// bound so already, EINVAL for no such CPU); a negative number lets it go (EPERM
+/// bound so already, EINVAL for no such CPU); a negative number lets it go (EINVAL
 /// if it was not bound).
 pub fn pin_override(vcpu: &Vcpu, cpu: i32) -> Result<()> {
     let mut bound = vcpu.pin_override.lock();
     let unit = unit(vcpu).ok_or(Error::Invalid)?;
     if cpu < 0 {
-        let affinity = bound.take().ok_or(Error::NotPermitted)?;
+        let affinity = bound.take().ok_or(Error::Invalid)?;
         SCHEDULER.set_affinity(unit, affinity, time::now())?;
     } else {
         if bound.is_some() {

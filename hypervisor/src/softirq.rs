@@ -157,6 +157,10 @@ fn set(token: Token, place: &AtomicU32, deadline: u64) {
         log::error!("no memory for a timer");
     }
     program(cpu);
+    if deadline <= time::now() {
+        // It fires before the guest goes on.
+        percpu::this().raise(SoftIrq::Timer);
+    }
 }
 
 fn cancel(token: Token, place: &AtomicU32) {

@@ -244,7 +244,7 @@ impl Vcpu {
             sysenter: Cell::default(),
             kernel_sp: Cell::new(0),
             kernel_ss: Cell::new(0),
-            cr0: Cell::new(CR0_GUEST),
+            cr0: Cell::new(CR0_GUEST & !CR0_TS),
             cr4: Cell::new(0),
             debug_address: Default::default(),
             dr6: Cell::new(DR6_DEFAULT),

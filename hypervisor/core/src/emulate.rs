@@ -18,6 +18,8 @@ use iced_x86::{
     Register,
 };
 
+use crate::addr::GuestVirtual;
+
 #[cfg(test)]
 mod tests;
 mod write;
@@ -559,6 +561,41 @@ pub fn decode_software_interrupt(
         return Err(NotDecoded::NotEmulated);
     }
     Ok((instruction.immediate8(), instruction.len() as u8))
+}
+
+/// Whether an instruction of 64-bit code that gave #GP(0) accesses the stack at an
+/// address that is not canonical: by its nature, or by a memory operand relative to
+/// RSP or RBP. CPUs give #SS(0) then, but not all emulators of CPUs do.
+pub fn faults_on_stack(bytes: &[u8], registers: &Registers) -> bool {
+    let Ok(instruction) = decode(bytes, registers) else {
+        return false;
+    };
+    if registers.mode != CodeMode::Long {
+        return false;
+    }
+    let bad = |address: u64, len: u64| {
+        let last = address.wrapping_add(len.saturating_sub(1));
+        !GuestVirtual(address).is_canonical() || !GuestVirtual(last).is_canonical()
+    };
+    let stack = registers.get(gpr::RSP);
+    let implied = match instruction.mnemonic() {
+        Mnemonic::Push | Mnemonic::Pushf | Mnemonic::Pushfq | Mnemonic::Call | Mnemonic::Enter => {
+            bad(stack.wrapping_sub(8), 8)
+        }
+        Mnemonic::Pop | Mnemonic::Popf | Mnemonic::Popfq | Mnemonic::Ret => bad(stack, 8),
+        Mnemonic::Leave => bad(registers.get(gpr::RBP), 8),
+        _ => false,
+    };
+    let relative = matches!(
+        instruction.memory_base(),
+        Register::RSP | Register::ESP | Register::RBP | Register::EBP
+    ) && !matches!(instruction.segment_prefix(), Register::FS | Register::GS);
+    let operand = (0..instruction.op_count())
+        .filter(|&operand| relative && instruction.op_kind(operand) == OpKind::Memory)
+        .filter(|_| instruction.mnemonic() != Mnemonic::Lea)
+        .filter_map(|operand| registers.linear_address(&instruction, operand))
+        .any(|address| bad(address, 1));
+    implied || operand
 }
 
 /// The prefix by which a PV guest asks for emulation: `ud2; .ascii "xen"`.

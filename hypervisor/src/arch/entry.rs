@@ -170,11 +170,15 @@ global_asm!(
     "push 0xe02b",
     "push 0",
     "pushfq",
+    ".global overcast_sysenter_flags_saved",
+    "overcast_sysenter_flags_saved:",
     "push 3",
     "push 0",
     "push 0",
     "mov dword ptr [rsp + 4], 0x200",
-    "cld",
+    // SYSENTER clears but few flags: with NT set, our IRETQ would fault.
+    "push 2",
+    "popfq",
     "GUARD_AC",
     "PUSH_ALL",
     "mov rdi, rsp",
@@ -342,6 +346,7 @@ unsafe extern "C" {
     /// Where SYSENTER leads.
     #[link_name = "overcast_sysenter_entry"]
     pub fn sysenter_entry();
+    fn overcast_sysenter_flags_saved();
     fn overcast_iret();
     fn overcast_enter_guest(frame: *mut Registers) -> !;
     fn overcast_on_stack(stack: u64, function: unsafe extern "C" fn(u64) -> !, argument: u64) -> !;
@@ -376,6 +381,16 @@ pub fn vector_entry(vector: u8) -> u64 {
 /// Whether a hypervisor fault at `rip` is that of the return to a guest.
 pub fn is_return_to_guest(rip: u64) -> bool {
     rip == overcast_iret as *const () as u64
+}
+
+/// Whether `rip` is in the entry by SYSENTER, before the guest's flags were saved.
+pub fn saves_sysenter_flags(rip: u64) -> bool {
+    let first = overcast_sysenter_entry_address();
+    (first..overcast_sysenter_flags_saved as *const () as u64).contains(&rip)
+}
+
+fn overcast_sysenter_entry_address() -> u64 {
+    sysenter_entry as *const () as u64
 }
 
 /// Where execution goes on after a fault of the hypervisor at `rip`, if the

@@ -123,4 +123,6 @@ pub mod vector {
     pub const MACHINE_CHECK: u8 = 18;
     pub const SIMD_ERROR: u8 = 19;
     pub const CONTROL_PROTECTION: u8 = 21;
+    /// `int 0x80`, whose gate guests may use directly.
+    pub const LEGACY_SYSCALL: u8 = 0x80;
 }

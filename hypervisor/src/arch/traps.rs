@@ -20,6 +20,7 @@ pub unsafe extern "C" fn exception(frame: *mut Registers) -> *mut Registers {
     match regs.vector as u8 {
         vector::NMI => apic::handle_nmi(regs),
         vector::MACHINE_CHECK => crate::arch::mce::handle(regs),
+        vector::LEGACY_SYSCALL if regs.is_guest() => guest_exception(regs),
         32.. => apic::handle_vector(regs.vector as u8),
         _ if regs.is_guest() => guest_exception(regs),
         _ => return hypervisor_exception(frame),
@@ -100,7 +101,11 @@ fn hypervisor_exception(frame: *mut Registers) -> *mut Registers {
             }
             if pv::descriptors::show_ldt_page(vcpu, offset) {
                 // What came meanwhile is to be looked at before the guest goes on.
-                return if returning { returning_frame(regs) } else { frame };
+                return if returning {
+                    returning_frame(regs)
+                } else {
+                    frame
+                };
             }
         }
         // An address that is not canonical lies outside as well.
@@ -114,7 +119,11 @@ fn hypervisor_exception(frame: *mut Registers) -> *mut Registers {
         // A debug exception that a guest armed before it entered by SYSCALL or
         // SYSENTER, or a watchpoint on memory that the hypervisor copies.
         let _ = read_and_reset_dr6();
-        regs.rflags &= !rflags::TF;
+        // SYSENTER leaves TF alone, and the guest is to find it in its frame: it
+        // stays until the entry code has saved the flags.
+        if !entry::saves_sysenter_flags(regs.rip) {
+            regs.rflags &= !rflags::TF;
+        }
         return frame;
     }
     if matches!(

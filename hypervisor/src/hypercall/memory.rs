@@ -60,7 +60,7 @@ pub fn memory_op(call: &mut Call<'_>) -> Result<i64> {
             let domain = target(call, op.domid)?;
             Ok(match command {
                 XENMEM_CURRENT_RESERVATION => domain.mm.total_pages() as i64,
-                XENMEM_MAXIMUM_RESERVATION => domain.mm.max_pages() as i64,
+                XENMEM_MAXIMUM_RESERVATION => domain.mm.max_pages().min(u32::MAX.into()) as i64,
                 _ => maximum_gpfn(&domain),
             })
         }
@@ -90,7 +90,13 @@ pub fn memory_op(call: &mut Call<'_>) -> Result<i64> {
             call.require_privilege()?;
             let map: MemoryMap = guest::read(arg)?;
             let entries = machine_map(call.domain);
-            if (map.nr_entries as usize) < entries.len() {
+            if map.buffer.is_null() {
+                let nr_entries = entries.len() as u32;
+                guest::write(arg, &MemoryMap { nr_entries, ..map })?;
+                return Ok(0);
+            }
+            // Xen wants room for one more than there are.
+            if map.nr_entries as usize <= entries.len() {
                 return Err(Error::Invalid);
             }
             write_memory_map(arg, map, &entries, entries.len())
@@ -98,14 +104,17 @@ pub fn memory_op(call: &mut Call<'_>) -> Result<i64> {
         XENMEM_SET_MEMORY_MAP => set_memory_map(call, arg),
         XENMEM_GET_SHARING_FREED_PAGES | XENMEM_GET_SHARING_SHARED_PAGES => Ok(0),
         XENMEM_CLAIM_PAGES => {
+            if start != 0 {
+                return Err(Error::Invalid);
+            }
             let op: MemoryReservation = guest::read(arg)?;
-            if op.extent_order != 0 || op.nr_extents > u64::from(u32::MAX) {
+            if !op.extent_start.is_null()
+                || op.extent_order != 0
+                || op.mem_flags != 0
+                || domain::find(DomainId(op.domid)).is_none()
+            {
                 return Err(Error::Invalid);
             }
-            if op.mem_flags != 0 {
-                return Err(Error::Invalid);
-            }
-            let _ = target(call, op.domid)?;
             call.require_privilege()?;
             if op.nr_extents > memory::heap().free_frames() {
                 return Err(Error::NoMemory);
@@ -122,12 +131,18 @@ pub fn memory_op(call: &mut Call<'_>) -> Result<i64> {
             let op: PodTarget = guest::read(arg)?;
             let _ = target(call, op.domid)?;
             call.require_privilege()?;
-            Err(Error::NotSupported)
+            // It is for HVM domains.
+            Err(Error::Invalid)
         }
-        XENMEM_ACCESS_OP | XENMEM_PAGING_OP | XENMEM_SHARING_OP => {
-            call.require_privilege()?;
-            Err(Error::NotSupported)
+        XENMEM_ACCESS_OP => {
+            let domid: u16 = guest::read(GuestVirtual(arg.0.wrapping_add(2)))?;
+            match domain::find(DomainId(domid)) {
+                None => Err(Error::NoDomain),
+                Some(domain) if domain.id == call.domain.id => Err(Error::NotPermitted),
+                Some(_) => Err(Error::NotThere),
+            }
         }
+        XENMEM_MACHPHYS_COMPAT_MFN_LIST => Err(Error::NotSupported),
         _ => Err(Error::NotImplemented),
     }
 }
@@ -138,7 +153,7 @@ fn maximum_gpfn(domain: &Domain) -> i64 {
     let max = Host
         .frame(domain.shared_info)
         .map_or(0, |frame| frame.load(offset / 8));
-    max.wrapping_sub(1) as i64
+    max.max(1).wrapping_sub(1) as i64
 }
 
 /// Increases, decreases or populates; the result is how many extents were done,
@@ -357,14 +372,17 @@ fn exchange_chunk(
 /// The physmap of a PV domain is its own business: EACCES as Xen says it.
 fn physmap(call: &mut Call<'_>, command: u32, arg: GuestVirtual) -> Result<i64> {
     let id = match command {
-        XENMEM_ADD_TO_PHYSMAP => guest::read::<AddToPhysmap>(arg)?.domid,
+        XENMEM_ADD_TO_PHYSMAP => {
+            let op: AddToPhysmap = guest::read(arg)?;
+            if op.space == XENMAPSPACE_GMFN_FOREIGN {
+                return Err(Error::NotImplemented);
+            }
+            op.domid
+        }
         XENMEM_ADD_TO_PHYSMAP_BATCH => guest::read::<AddToPhysmapBatch>(arg)?.domid,
         _ => guest::read::<RemoveFromPhysmap>(arg)?.domid,
     };
     let _ = target(call, id)?;
-    if command == XENMEM_REMOVE_FROM_PHYSMAP {
-        return Err(Error::NoEntry);
-    }
     Err(Error::Access)
 }
 

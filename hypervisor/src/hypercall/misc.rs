@@ -9,6 +9,7 @@ use xen_abi::arch_x86::*;
 use xen_abi::xen::*;
 
 use super::Call;
+use crate::arch::descriptors::selector::RING3_SS;
 use crate::arch::entry::{self, Segment};
 use crate::arch::registers::{Registers, rflags};
 use crate::arch::{debug, fpu};
@@ -69,11 +70,21 @@ pub fn set_segment_base(call: &mut Call<'_>) -> Result<i64> {
         }
         SEGBASE_GS_KERNEL => descriptors::write_base(Segment::Gs, base),
         SEGBASE_GS_USER_SEL => {
-            let selector = base as u16;
+            let mut selector = base as u16;
+            if selector > 3 {
+                // Not one that only the hypervisor may use.
+                selector |= 3;
+            }
             descriptors::with_user_gs(|| {
-                if !entry::load_segment(Segment::Gs, selector) {
-                    entry::load_segment(Segment::Gs, 0);
+                // On AMD CPUs a null selector leaves the base that was there.
+                entry::load_segment(Segment::Gs, RING3_SS);
+                if selector > 3 && !entry::load_segment(Segment::Gs, selector) {
+                    selector = 0;
                 }
+                if selector <= 3 {
+                    entry::load_segment(Segment::Gs, selector);
+                }
+                vcpu.gs_base_user.set(descriptors::read_base(Segment::Gs));
             });
         }
         _ => return Err(Error::Invalid),
@@ -81,8 +92,12 @@ pub fn set_segment_base(call: &mut Call<'_>) -> Result<i64> {
     Ok(0)
 }
 
-/// The assists that a 64-bit PV guest may switch.
-const ASSISTS: u64 = 1 << VMASST_TYPE_WRITABLE_PAGETABLES
+/// The assists that a 64-bit PV guest may switch; those that mean something to
+/// 32-bit guests only are without effect.
+pub const ASSISTS: u64 = 1 << VMASST_TYPE_4GB_SEGMENTS
+    | 1 << VMASST_TYPE_4GB_SEGMENTS_NOTIFY
+    | 1 << VMASST_TYPE_PAE_EXTENDED_CR3
+    | 1 << VMASST_TYPE_WRITABLE_PAGETABLES
     | 1 << VMASST_TYPE_ARCHITECTURAL_IOPL
     | 1 << VMASST_TYPE_RUNSTATE_UPDATE_FLAG
     | 1 << VMASST_TYPE_M2P_STRICT;

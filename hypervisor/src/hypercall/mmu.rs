@@ -134,11 +134,11 @@ pub fn pin_top_table(vcpu: &Vcpu, root: Mfn, preempt: &dyn Preempt) -> Result<()
 }
 
 /// Notes how many operations were done where the guest wants to know.
-fn write_done(done: GuestHandle, count: u32) -> Result<()> {
-    if done.is_null() {
-        return Ok(());
+/// What cannot be written there is lost.
+fn write_done(done: GuestHandle, count: u32) {
+    if !done.is_null() {
+        let _ = guest::write_item(done, 0, &count);
     }
-    guest::write_item(done, 0, &count)
 }
 
 /// Finishes what earlier operations of the vCPU left over: page tables that were
@@ -147,26 +147,29 @@ fn finish(vcpu: &Vcpu, preempt: &dyn Preempt) -> Result<()> {
     mm().finish_deferred(&mut vcpu.tables.lock().deferred, preempt)
 }
 
-/// How many were done before, when the call is continued; checks the handles.
-fn begin(call: &Call<'_>) -> Result<(u32, u32)> {
+/// The result of a continued call of which no operations are left: Xen puts it
+/// into the last argument, for itself.
+fn finished(call: &Call<'_>) -> Option<i64> {
+    (call.args[1] as u32 == PREEMPTED && call.handle(0).is_null())
+        .then_some(i64::from(call.args[3] as i32))
+}
+
+/// How many are to be done, and how many were done before, when the call is continued.
+fn begin(call: &Call<'_>) -> (u32, u32) {
     let count = call.args[1] as u32;
-    let done = call.handle(2);
     if count & PREEMPTED == 0 {
-        return Ok((count, 0));
+        return (count, 0);
     }
-    let before = if done.is_null() {
-        0
-    } else {
-        guest::read_item(done, 0)?
-    };
-    Ok((count & !PREEMPTED, before))
+    // As on Xen, what cannot be read is passed over in silence.
+    let before = guest::read_item(call.handle(2), 0).unwrap_or(0);
+    (count & !PREEMPTED, before)
 }
 
 /// Leaves `count` operations from `index` on for the next time.
 fn go_on<T>(call: &mut Call<'_>, count: u32, index: u32, before: u32) -> Result<i64> {
     call.args[0] = guest::item::<T>(call.handle(0), index.into())?.0;
     call.args[1] = u64::from((count - index) | PREEMPTED);
-    write_done(call.handle(2), before.wrapping_add(index))?;
+    write_done(call.handle(2), before.wrapping_add(index));
     Err(Error::Restart)
 }
 
@@ -176,10 +179,11 @@ pub fn mmu_update(call: &mut Call<'_>) -> Result<i64> {
     let vcpu = call.vcpu;
     let preempt = PreemptByEvents(vcpu);
     finish(vcpu, &preempt)?;
-    let (count, before) = begin(call)?;
-    if !guest::item::<MmuUpdate>(call.handle(0), 0)?
-        .access_ok(u64::from(count).saturating_mul(size_of::<MmuUpdate>() as u64))
-    {
+    if let Some(result) = finished(call) {
+        return Ok(result);
+    }
+    let (count, before) = begin(call);
+    if !guest::array_ok::<MmuUpdate>(call.handle(0), count.into()) {
         return Err(Error::Fault);
     }
     let (table_owner, pg_owner) = mm().mmu_update_targets(&call.domain.mm, call.args[3] as u32)?;
@@ -225,7 +229,7 @@ pub fn mmu_update(call: &mut Call<'_>) -> Result<i64> {
     if result.is_ok() && finish(vcpu, &preempt).is_err() {
         return go_on::<MmuUpdate>(call, count, index, before);
     }
-    write_done(call.handle(2), before.wrapping_add(index))?;
+    write_done(call.handle(2), before.wrapping_add(index));
     result.map(|()| 0)
 }
 
@@ -234,10 +238,11 @@ pub fn mmuext_op(call: &mut Call<'_>) -> Result<i64> {
     let vcpu = call.vcpu;
     let preempt = PreemptByEvents(vcpu);
     finish(vcpu, &preempt)?;
-    let (count, before) = begin(call)?;
-    if !guest::item::<MmuextOp>(call.handle(0), 0)?
-        .access_ok(u64::from(count).saturating_mul(size_of::<MmuextOp>() as u64))
-    {
+    if let Some(result) = finished(call) {
+        return Ok(result);
+    }
+    let (count, before) = begin(call);
+    if !guest::array_ok::<MmuextOp>(call.handle(0), count.into()) {
         return Err(Error::Fault);
     }
     let owner = mm().page_owner(&call.domain.mm, DomainId(call.args[3] as u16))?;
@@ -273,7 +278,7 @@ pub fn mmuext_op(call: &mut Call<'_>) -> Result<i64> {
     if result.is_ok() && finish(vcpu, &preempt).is_err() {
         return go_on::<MmuextOp>(call, count, index, before);
     }
-    write_done(call.handle(2), before.wrapping_add(index))?;
+    write_done(call.handle(2), before.wrapping_add(index));
     result.map(|()| 0)
 }
 

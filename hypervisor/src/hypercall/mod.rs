@@ -27,7 +27,7 @@ mod vcpu;
 mod version;
 
 pub use descriptor::install as install_gdt;
-pub use misc::set_task_switched;
+pub use misc::{ASSISTS, set_task_switched};
 pub use mmu::{new_kernel_base, pin_top_table};
 
 use overcast_core::addr::GuestVirtual;

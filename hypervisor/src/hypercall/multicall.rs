@@ -19,9 +19,7 @@ pub fn multicall(call: &mut Call<'_>) -> Result<i64> {
     }
     let list = call.handle(0);
     let count = call.args[1] as u32;
-    if !guest::item::<MulticallEntry>(list, 0)?
-        .access_ok(u64::from(count) * size_of::<MulticallEntry>() as u64)
-    {
+    if !guest::array_ok::<MulticallEntry>(list, count.into()) {
         return Err(Error::Fault);
     }
     for index in 0..u64::from(count) {
@@ -29,13 +27,8 @@ pub fn multicall(call: &mut Call<'_>) -> Result<i64> {
             return go_on(call, list.0, index, u64::from(count));
         }
         let entry: MulticallEntry = guest::read_item(list, index)?;
-        let result = if matches!(entry.op, HYPERVISOR_MULTICALL | HYPERVISOR_IRET) {
-            // Xen refuses to nest, and an iret would leave the list behind.
-            Err(if entry.op == HYPERVISOR_IRET {
-                Error::NotImplemented
-            } else {
-                Error::Invalid
-            })
+        let result = if entry.op == HYPERVISOR_MULTICALL {
+            Err(Error::Invalid)
         } else {
             let mut inner = Call {
                 vcpu: call.vcpu,
@@ -57,7 +50,13 @@ pub fn multicall(call: &mut Call<'_>) -> Result<i64> {
         let at = guest::item::<MulticallEntry>(list, index)?
             .0
             .wrapping_add(RESULT_OFFSET);
-        guest::write(overcast_core::addr::GuestVirtual(at), &to_return(result))?;
+        let written = guest::write(overcast_core::addr::GuestVirtual(at), &to_return(result));
+        if entry.op == HYPERVISOR_IRET {
+            // The registers are those of what the guest returned to, %rax too; the
+            // rest of the list is not done. The list may be out of reach by now.
+            return result;
+        }
+        written?;
         if call.domain.is_crashed() {
             break;
         }

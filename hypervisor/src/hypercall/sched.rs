@@ -11,6 +11,8 @@ use crate::{domain, guest, schedule, softirq, time};
 
 /// Ports that one `SCHEDOP_poll` may name.
 const MAX_POLL_PORTS: u32 = 128;
+/// The bits of a reason for a shutdown that count.
+const REASON: u32 = 0xff;
 /// Watchdogs of a domain.
 const WATCHDOGS: u32 = 2;
 
@@ -28,12 +30,12 @@ pub fn sched_op(call: &mut Call<'_>) -> Result<i64> {
         }
         SCHEDOP_SHUTDOWN => {
             let op: SchedShutdown = guest::read(arg)?;
-            domain::shutdown(call.domain, op.reason);
+            domain::shutdown(call.domain, op.reason & REASON);
             Ok(0)
         }
         SCHEDOP_SHUTDOWN_CODE => {
             let op: SchedShutdown = guest::read(arg)?;
-            call.domain.set_shutdown_code(op.reason);
+            call.domain.set_shutdown_code(op.reason & REASON);
             Ok(0)
         }
         SCHEDOP_POLL => {
@@ -44,7 +46,7 @@ pub fn sched_op(call: &mut Call<'_>) -> Result<i64> {
             let op: SchedRemoteShutdown = guest::read(arg)?;
             let target = domain::find(DomainId(op.domain_id)).ok_or(Error::NoDomain)?;
             call.require_privilege()?;
-            domain::shutdown(&target, op.reason);
+            domain::shutdown(&target, op.reason & REASON);
             Ok(0)
         }
         SCHEDOP_WATCHDOG => {
@@ -52,8 +54,8 @@ pub fn sched_op(call: &mut Call<'_>) -> Result<i64> {
             watchdog(call, op.id, op.timeout)
         }
         SCHEDOP_PIN_OVERRIDE => {
-            let op: SchedPinOverride = guest::read(arg)?;
             call.require_privilege()?;
+            let op: SchedPinOverride = guest::read(arg)?;
             schedule::pin_override(call.vcpu, op.pcpu)?;
             Ok(0)
         }
@@ -66,7 +68,7 @@ pub fn sched_op_compat(call: &mut Call<'_>) -> Result<i64> {
     match call.args[0] as u32 {
         SCHEDOP_YIELD => schedule::yield_current(),
         SCHEDOP_BLOCK => schedule::block_current(call.vcpu),
-        SCHEDOP_SHUTDOWN => domain::shutdown(call.domain, call.args[1] as u32),
+        SCHEDOP_SHUTDOWN => domain::shutdown(call.domain, call.args[1] as u32 & REASON),
         _ => return Err(Error::NotImplemented),
     }
     Ok(0)
@@ -78,7 +80,7 @@ fn poll(call: &mut Call<'_>, ports: GuestHandle, count: u32, timeout: u64) -> Re
     if count > MAX_POLL_PORTS {
         return Err(Error::Invalid);
     }
-    if !guest::item::<u32>(ports, 0)?.access_ok(u64::from(count) * 4) {
+    if !guest::array_ok::<u32>(ports, count.into()) {
         return Err(Error::Fault);
     }
     let (vcpu, events) = (call.vcpu, &call.domain.events);

@@ -134,6 +134,9 @@ pub fn vcpu_op(call: &mut Call<'_>) -> Result<i64> {
             register_info(call, vcpu, &op)
         }
         VCPUOP_SEND_NMI => {
+            if arg.0 != 0 {
+                return Err(Error::Invalid);
+            }
             if !vcpu
                 .async_exception
                 .nmi_pending

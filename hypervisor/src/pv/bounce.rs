@@ -89,7 +89,7 @@ pub fn deliver(vcpu: &Vcpu, regs: &mut Registers, bounce: &Bounce) {
         return;
     }
     if bounce.mask_events {
-        info.upcall_mask.store(1, Ordering::Relaxed);
+        info.upcall_mask.fetch_or(1, Ordering::Relaxed);
     }
     regs.vector |= Registers::SYSCALL;
     regs.rflags &= !(rflags::AC | rflags::VM | rflags::RF | rflags::NT | rflags::TF);

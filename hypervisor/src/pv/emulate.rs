@@ -36,6 +36,8 @@ const CR4_OSXSAVE: u64 = 1 << 18;
 const CR4_GUEST: u64 = CR4_TSD | CR4_DE | CR4_FSGSBASE | CR4_OSXSAVE;
 /// Bits of CR4 that a guest sees as the hypervisor set them.
 const CR4_VISIBLE: u64 = (1 << 5) | (1 << 6) | (1 << 9) | (1 << 10);
+/// Page-fault error code: a write.
+const PF_WRITE: u32 = 1 << 1;
 /// DR6: a single step.
 const DR6_STEP: u64 = 1 << 14;
 /// Items of a string instruction that are moved between two looks at whether to stop.
@@ -137,10 +139,10 @@ fn fetch<'a>(regs: &Registers, bytes: &'a mut [u8; MAX_INSTRUCTION]) -> &'a [u8]
     &bytes[..got]
 }
 
-/// The page fault of fetching the byte behind those that could be read.
+/// The page fault of fetching the byte behind those that could be read. As on Xen
+/// the error code does not say that it was a fetch, for it was not.
 fn fetch_fault(regs: &Registers, got: usize) -> Outcome {
-    let code = if cpu::features().nx { 1 << 4 } else { 0 };
-    Outcome::PageFault(code, regs.rip.wrapping_add(got as u64))
+    Outcome::PageFault(0, regs.rip.wrapping_add(got as u64))
 }
 
 /// Finishes an emulation; says whether the exception is dealt with.
@@ -172,16 +174,28 @@ pub fn invalid_opcode(vcpu: &Vcpu, regs: &mut Registers) -> bool {
     let mut bytes = [0; MAX_INSTRUCTION];
     let bytes = fetch(regs, &mut bytes);
     let outcome = match emulate::decode_forced_cpuid(bytes) {
+        Ok(()) if cpuid_faults(vcpu) => {
+            regs.rip = regs
+                .rip
+                .wrapping_add(emulate::FORCED_EMULATION_PREFIX.len() as u64);
+            Outcome::Exception(vector::GENERAL_PROTECTION, Some(0))
+        }
         Ok(()) => {
+            let step = regs.rflags & rflags::TF != 0;
             cpuid(vcpu, regs, true);
             regs.rip = regs.rip.wrapping_add(FORCED_CPUID_LENGTH.into());
             regs.rflags &= !rflags::RF;
-            Outcome::Done(0)
+            Outcome::Done(if step { DR6_STEP } else { 0 })
         }
         Err(NotDecoded::Truncated) => fetch_fault(regs, bytes.len()),
         Err(NotDecoded::NotEmulated) => Outcome::Unhandled,
     };
     conclude(vcpu, regs, outcome)
+}
+
+/// Whether CPUID faults where the guest executes: its kernel chose so for user space.
+fn cpuid_faults(vcpu: &Vcpu) -> bool {
+    !vcpu.kernel_mode.get() && vcpu.msrs.get().misc_features_enables & 1 != 0
 }
 
 /// CPUID with the leaf and subleaf of the registers.
@@ -219,17 +233,32 @@ pub fn privileged(vcpu: &Vcpu, regs: &mut Registers) -> bool {
                     from_decoder(regs, &state);
                     Outcome::Done(hit | if step { DR6_STEP } else { 0 })
                 }
-                Outcome::Again => {
+                other => {
+                    // A string instruction may have got on its way.
                     from_decoder(regs, &state);
-                    Outcome::Again
+                    other
                 }
-                other => other,
             }
         }
-        Err(NotDecoded::Truncated) => fetch_fault(regs, bytes.len()),
+        Err(NotDecoded::Truncated) => {
+            let next = GuestVirtual(regs.rip.wrapping_add(bytes.len() as u64));
+            if next.access_ok(1) {
+                fetch_fault(regs, bytes.len())
+            } else {
+                Outcome::Unhandled
+            }
+        }
         Err(NotDecoded::NotEmulated) => Outcome::Unhandled,
     };
     conclude(vcpu, regs, outcome)
+}
+
+/// Whether the instruction that gave #GP(0) uses an address relative to the stack
+/// that is not canonical, for which #SS(0) is the exception.
+pub fn is_stack_fault(regs: &Registers) -> bool {
+    let mut bytes = [0; MAX_INSTRUCTION];
+    let bytes = fetch(regs, &mut bytes);
+    emulate::faults_on_stack(bytes, &to_decoder(regs))
 }
 
 /// Whether the guest's own I/O privilege level lets the code that runs do I/O.
@@ -288,6 +317,7 @@ fn io_breakpoints(vcpu: &Vcpu, port: u16, width: Width) -> u64 {
             2 => 8,
             _ => 4,
         };
+        let start = start & !(len - 1);
         if start < port + count && start.saturating_add(len) > port {
             hit |= 1 << number;
         }
@@ -373,11 +403,12 @@ fn perform(
                 state.set(gpr, Width::Qword, value);
                 Outcome::Done(0)
             }
-            Err(_) => Outcome::Unhandled,
+            Err(_) => Outcome::Exception(vector::INVALID_OPCODE, None),
         },
         Privileged::WriteDr { dr, value } => match debug::set(vcpu, dr.into(), value) {
             Ok(()) => Outcome::Done(0),
-            Err(_) => Outcome::Unhandled,
+            Err(Error::NotThere) => Outcome::Exception(vector::INVALID_OPCODE, None),
+            Err(_) => GP,
         },
         Privileged::Rdmsr { index } => match read_msr(vcpu, index) {
             Some(value) => {
@@ -446,23 +477,33 @@ fn string_io(vcpu: &Vcpu, state: &mut emulate::Registers, io: &StringIo, input: 
             return Outcome::Exception(number, Some(0));
         }
         let mut item = [0xff; 8];
-        let result = if input {
-            guest::write_bytes(at, &item[..len])
+        let copied = if input {
+            guest::write_some(at, &item[..len])
         } else {
-            guest::read_bytes(at, &mut item[..len])
+            guest::read_some(at, &mut item[..len])
         };
-        if result.is_err() {
+        if copied != len {
             io.finish(state, done);
-            return Outcome::PageFault(if input { 2 } else { 0 }, at.0);
+            let address = at.0.wrapping_add(copied as u64);
+            return Outcome::PageFault(if input { PF_WRITE } else { 0 }, address);
         }
         hit |= io_breakpoints(vcpu, io.port, io.width);
         done += 1;
-        if done % STRING_BATCH == 0 && hypercall::preempt_pending(vcpu) {
+        if hit != 0 || (done % STRING_BATCH == 0 && hypercall::preempt_pending(vcpu)) {
             break;
         }
     }
     if io.finish(state, done) {
         Outcome::Done(hit)
+    } else if hit != 0 || state.rflags & emulate::FLAG_TF != 0 {
+        // Between two items: the instruction is not over.
+        let step = if state.rflags & emulate::FLAG_TF != 0 {
+            DR6_STEP
+        } else {
+            0
+        };
+        vcpu.dr6.set(vcpu.dr6.get() | hit | step | DR6_DEFAULT);
+        Outcome::Exception(vector::DEBUG, None)
     } else {
         Outcome::Again
     }

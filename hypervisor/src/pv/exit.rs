@@ -47,11 +47,31 @@ pub unsafe extern "C" fn exit_to_guest(frame: *mut Registers) -> bool {
         }
         break;
     }
-    regs.vector & Registers::SYSCALL != 0
-        && regs.cs == u64::from(selector::RING3_CS64)
-        && regs.ss == u64::from(selector::RING3_SS)
-        && GuestVirtual(regs.rip).is_canonical()
-        && regs.rflags & (rflags::RF | rflags::TF) == 0
+    by_sysret(regs)
+}
+
+/// Whether the guest is returned to by SYSRET, whose effects are then those that
+/// it sees however it is done: %rcx and %r11 hold its instruction pointer and
+/// flags, CS and SS are the flat ones, whatever it asked for, RF is clear. With TF
+/// set, the debug exception follows at once, as if SYSCALL itself had been stepped.
+fn by_sysret(regs: &mut Registers) -> bool {
+    if regs.vector & Registers::SYSCALL == 0 {
+        return false;
+    }
+    regs.rcx = regs.rip;
+    regs.r11 = regs.rflags;
+    if !GuestVirtual(regs.rip).is_canonical() {
+        return false;
+    }
+    if regs.cs as u16 == selector::RING3_CS32 {
+        // There is one SYSRET for compatibility mode and it is seldom used.
+        regs.ss = u64::from(selector::RING3_SS);
+        return false;
+    }
+    regs.cs = u64::from(selector::RING3_CS64);
+    regs.ss = u64::from(selector::RING3_SS);
+    regs.rflags &= !rflags::RF;
+    true
 }
 
 /// Delivers an event upcall.

@@ -42,13 +42,15 @@ fn to_kernel(vcpu: &Vcpu, regs: &mut Registers, callback: Callback) {
         bounce::inject(vcpu, regs, vector::INVALID_OPCODE, None);
         return;
     }
-    regs.rflags &= !rflags::DF;
     let bounce = Bounce {
         address: callback.address,
-        mask_events: callback.mask_events,
+        // As on Xen, the setting of the 64-bit callback is that of both.
+        mask_events: vcpu.syscall.get().mask_events,
         ..Bounce::default()
     };
     bounce::deliver(vcpu, regs, &bounce);
+    // The handler starts with DF clear; the frame has it as it was.
+    regs.rflags &= !rflags::DF;
 }
 
 /// SYSENTER: the frame's instruction and stack pointers are 0, for the CPU
@@ -67,7 +69,6 @@ pub unsafe extern "C" fn from_sysenter(frame: *mut Registers) {
         bounce::inject(vcpu, regs, vector::GENERAL_PROTECTION, Some(0));
         return;
     }
-    regs.rflags &= !rflags::NT;
     let bounce = Bounce {
         address: callback.address,
         mask_events: callback.mask_events,

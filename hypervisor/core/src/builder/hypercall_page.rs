@@ -1,7 +1,6 @@
 //! The page of hypercall stubs that a 64-bit PV kernel calls: 32 bytes a call.
 //!
-//! Only the bytes of the stubs are written; what lies between them keeps the
-//! kernel's own filling.
+//! What lies between the stubs is filled with `int3`.
 
 use xen_abi::xen::HYPERVISOR_IRET;
 
@@ -37,8 +36,12 @@ pub fn stubs() -> impl Iterator<Item = (usize, [u8; 14], usize)> {
     })
 }
 
-/// Writes the stubs into a frame.
+/// What the page is filled with where there are no stubs.
+pub const FILLING: u8 = 0xcc;
+
+/// Makes a frame the page.
 pub fn fill(frame: &crate::machine::Frame) {
+    frame.write(0, &[FILLING; 4096]);
     for (offset, bytes, len) in stubs() {
         if let Some(bytes) = bytes.get(..len) {
             frame.write(offset, bytes);

@@ -117,6 +117,7 @@ pub fn populate<M: Memory + ?Sized>(
         writer.write(segment.address, segment.data)?;
     }
     if let Some(page) = kernel.notes.hypercall_page {
+        writer.write(page, &[hypercall_page::FILLING; PAGE_SIZE])?;
         for (offset, bytes, len) in hypercall_page::stubs() {
             let bytes = bytes.get(..len).unwrap_or(&[]);
             writer.write(page.wrapping_add(offset as u64), bytes)?;

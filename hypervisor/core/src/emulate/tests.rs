@@ -581,3 +581,29 @@ proptest! {
         prop_assert_eq!(written.registers.rflags, 0x202 | flags(width, unsigned, signed, result, nibble));
     }
 }
+
+#[test]
+fn stack_faults() {
+    let mut good = registers();
+    good.gpr[gpr::RSP] = 0x7fff_ffff_f000;
+    good.gpr[gpr::RBP] = 0x7fff_ffff_f000;
+    let mut bad = registers();
+    bad.gpr[gpr::RSP] = 1 << 63;
+    bad.gpr[gpr::RBP] = 1 << 62;
+    bad.gpr[gpr::RAX] = 1 << 63;
+    for (bytes, stack) in [
+        (&[0x8b, 0x04, 0x24][..], true),    // mov (%rsp), %eax
+        (&[0x8b, 0x45, 0x00], true),        // mov (%rbp), %eax
+        (&[0x26, 0x8b, 0x04, 0x24], true),  // mov %es:(%rsp), %eax
+        (&[0x64, 0x8b, 0x04, 0x24], false), // mov %fs:(%rsp), %eax
+        (&[0x8b, 0x00], false),             // mov (%rax), %eax
+        (&[0x36, 0x8b, 0x00], false),       // mov %ss:(%rax), %eax
+        (&[0x48, 0x8d, 0x04, 0x24], false), // lea (%rsp), %rax
+        (&[0x50], true),                    // push %rax
+        (&[0xc3], true),                    // ret
+        (&[0x0f, 0x30], false),             // wrmsr
+    ] {
+        assert_eq!(faults_on_stack(bytes, &bad), stack, "{bytes:x?}");
+        assert!(!faults_on_stack(bytes, &good), "{bytes:x?}");
+    }
+}
