@@ -88,7 +88,7 @@ pub fn item<T>(handle: GuestHandle, index: u64) -> Result<GuestVirtual> {
 pub fn array_ok<T>(handle: GuestHandle, count: u64) -> bool {
     let at = handle.0;
     count < u64::MAX / size_of::<T>().max(1) as u64
-        && (at < 1 << 47 || at >= GuestVirtual::HYPERVISOR_END)
+        && !(1 << 47..GuestVirtual::HYPERVISOR_END).contains(&at)
 }
 
 /// Reads item `index` of an array behind a handle.

@@ -191,7 +191,7 @@ pub struct Vcpu {
     /// A time record that could not be written to the guest's own area yet.
     pub time_area_stale: AtomicBool,
     /// Version of the last time record.
-    pub time_version: Cell<u32>,
+    pub time_version: AtomicU32,
     /// Guest address of the registered runstate area; 0 for none.
     pub runstate_area: AtomicU64,
     /// The runstate area could not be written yet.
@@ -273,7 +273,7 @@ impl Vcpu {
             info: AtomicU64::new(info.get()),
             time_area: AtomicU64::new(0),
             time_area_stale: AtomicBool::new(false),
-            time_version: Cell::new(0),
+            time_version: AtomicU32::new(0),
             runstate_area: AtomicU64::new(0),
             runstate_stale: AtomicBool::new(false),
             runstate: Mutex::new(Runstate {

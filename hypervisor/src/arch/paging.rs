@@ -88,8 +88,9 @@ bitflags! {
         const READ_EXECUTE = (1 << 0) | (1 << 5) | (1 << 8);
         /// Device registers: strongly uncached (entry 3 of the PAT).
         const DEVICE = Self::READ_WRITE.bits() | (1 << 3) | (1 << 4);
-        /// Constants that guests may read.
-        const GUEST_READ_ONLY = Self::READ_ONLY.bits() | (1 << 2);
+        /// Constants that guests may read. Not global: where their user mode may
+        /// not, no translation is to outlive the change of address space.
+        const GUEST_READ_ONLY = (Self::READ_ONLY.bits() & !(1 << 8)) | (1 << 2);
     }
 }
 
