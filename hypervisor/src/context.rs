@@ -15,6 +15,9 @@ use crate::host::mm;
 use crate::hypercall::{ASSISTS, install_gdt};
 use crate::vcpu::{CR0_GUEST, CR0_TS, Callback, DR6_DEFAULT, DR7_DEFAULT, Vcpu};
 
+/// The bits of RFLAGS that a guest may set.
+const RFLAGS_VALID: u64 = 0x3f_7fd7 & !(rflags::IOPL | rflags::VM);
+
 /// The frame in a CR3 value as the interface gives it.
 fn frame_of_cr3(cr3: u64) -> Mfn {
     Mfn(cr3 >> 12)
@@ -118,7 +121,7 @@ pub fn set(
         vector: 0,
         rip: user.rip,
         cs: u64::from(user.cs | 3),
-        rflags: (user.rflags & !(rflags::IOPL | rflags::VM)) | rflags::IF | rflags::FIXED,
+        rflags: (user.rflags & RFLAGS_VALID) | rflags::IF | rflags::FIXED,
         rsp: user.rsp,
         ss: u64::from(user.ss | 3),
     };
@@ -139,7 +142,7 @@ pub fn set(
         (context.ldt_base, entries)
     });
     vcpu.kernel_ss.set(context.kernel_ss | 3);
-    vcpu.kernel_sp.set(context.kernel_sp);
+    vcpu.set_kernel_sp(context.kernel_sp);
     vcpu.cr0
         .set((CR0_GUEST & !CR0_TS) | (context.ctrlreg[0] & CR0_TS));
     vcpu.cr4

@@ -18,7 +18,6 @@ use overcast_core::topology::Topology;
 use xen_abi::arch_x86::{FLAT_RING3_CS64, FLAT_RING3_SS64, XEN_LEGACY_MAX_VCPUS};
 
 use crate::arch::memory::{self, Range};
-use crate::arch::paging::{self, PageFlags};
 use crate::arch::registers::{Registers, rflags};
 use crate::arch::{cpu, entry, percpu};
 use crate::domain::{self, Domain};
@@ -27,13 +26,11 @@ use crate::start::{self, fail, options};
 use crate::vcpu::{Power, Vcpu};
 use crate::{hypercall, printk, schedule, time};
 
-/// Where the unpacked kernel is shown while Dom0 is built.
-const SCRATCH_BASE: u64 = 0xffff_82c8_0000_0000;
 /// The largest order in which Dom0's memory is allocated (4 MiB).
 const CHUNK_ORDER: u32 = 10;
-/// What is left to the hypervisor of a machine's memory, in pages: at least the
-/// first, and a sixteenth of all up to the second.
-const RESERVE: (u64, u64) = (24 << 8, 128 << 8);
+/// What is left to the hypervisor of a machine's memory, in pages, whatever
+/// `dom0_mem` says.
+const RESERVE: u64 = 16 << 8;
 /// IA32_ARCH_CAPABILITIES.
 const ARCH_CAPABILITIES: u32 = 0x10a;
 /// MSR_PLATFORM_INFO: bit 31 says that CPUID can be made to fault.
@@ -44,45 +41,6 @@ struct Patient;
 impl Preempt for Patient {
     fn preempt_pending(&self) -> bool {
         false
-    }
-}
-
-/// Frames shown in a row to the hypervisor for a time.
-struct Scratch {
-    frames: Vec<Mfn>,
-}
-
-impl Scratch {
-    /// As many frames as hold `size` bytes.
-    fn new(size: usize) -> Result<Self, Error> {
-        let mut scratch = Self { frames: Vec::new() };
-        let count = size.div_ceil(4096);
-        scratch
-            .frames
-            .try_reserve(count)
-            .map_err(|_| Error::NoMemory)?;
-        for index in 0..count as u64 {
-            let mfn = memory::alloc_frames(0, None)?;
-            scratch.frames.push(mfn);
-            paging::map(SCRATCH_BASE + index * 4096, mfn, PageFlags::READ_WRITE)?;
-        }
-        Ok(scratch)
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the frames are ours alone, and are mapped there one after the other.
-        unsafe {
-            core::slice::from_raw_parts_mut(SCRATCH_BASE as *mut u8, self.frames.len() * 4096)
-        }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        for (index, &mfn) in self.frames.iter().enumerate() {
-            paging::unmap(SCRATCH_BASE + index as u64 * 4096);
-            memory::free_frames(mfn, 0);
-        }
     }
 }
 
@@ -174,14 +132,15 @@ pub fn create() -> Arc<Domain> {
         Ok(image) => image,
         Err(error) => fail(format_args!("Dom0 kernel: {error}")),
     };
-    let mut scratch = match Scratch::new(image.buffer_size()) {
-        Ok(scratch) => scratch,
-        Err(_) => fail(format_args!(
+    let mut unpacked = Vec::new();
+    if unpacked.try_reserve_exact(image.buffer_size()).is_err() {
+        fail(format_args!(
             "Too little memory to unpack the Dom0 kernel: it takes {} MiB",
             image.buffer_size() >> 20
-        )),
-    };
-    let file = match image.unpack(scratch.bytes()) {
+        ));
+    }
+    unpacked.resize(image.buffer_size(), 0);
+    let file = match image.unpack(&mut unpacked) {
         Ok(file) => file,
         Err(error) => fail(format_args!("Dom0 kernel: {error}")),
     };
@@ -191,9 +150,11 @@ pub fn create() -> Arc<Domain> {
     };
     let initrd_size = initrd.map_or(0, <[u8]>::len) as u64;
 
-    // What unpacking holds now, Dom0 may not count on: it is allocated meanwhile.
-    let free = memory::heap().free_frames();
-    let available = free.saturating_sub((free / 16).clamp(RESERVE.0, RESERVE.1));
+    // What unpacking holds is free by the time that Dom0 has all of its memory,
+    // and so are the boot modules; the initrd is copied before.
+    let held = image.buffer_size() as u64 / 4096 + kernel_bytes.len() as u64 / 4096;
+    let held = if image.buffer_size() == 0 { 0 } else { held };
+    let available = (memory::heap().free_frames() + held).saturating_sub(RESERVE);
     let (size, max_pages) = options().dom0_mem.resolve(available);
     let pages = layout::clip_pages(&kernel, size.min(available), initrd_size);
     let layout = match Layout::new(&kernel, pages, initrd_size) {
@@ -217,22 +178,30 @@ pub fn create() -> Arc<Domain> {
         Ok(domain) => domain,
         Err(error) => fail(format_args!("Dom0: {error:?}")),
     };
-    let frames = match allocate(&domain, pages) {
-        Ok(frames) => frames,
-        Err(error) => fail(format_args!(
+    let linux = kernel.notes.guest_os == b"linux";
+    let line = command_line(kernel_module.command_line.as_str(), linux);
+    let no_memory = |error: Error| -> ! {
+        fail(format_args!(
             "Dom0's {} MiB of memory cannot be allocated: {error:?}",
             pages >> 8
-        )),
+        ))
     };
+    // First what the kernel goes to; when it is there, its file makes room for the rest.
+    let mut frames = Frames(Vec::new());
+    let first = layout.region_pages().min(pages);
+    allocate(&domain, &mut frames, first).unwrap_or_else(|error| no_memory(error));
+    if let Err(error) = populate::write_segments(&Host, &|pfn| frames.mfn(pfn), &layout, &kernel) {
+        fail(format_args!("Dom0: {error}"));
+    }
+    let kernel = kernel.without_contents();
+    drop(unpacked);
+    memory::release(Range::new(kernel_module.start, kernel_module.end));
+    allocate(&domain, &mut frames, pages).unwrap_or_else(|error| no_memory(error));
     for &(first, count, mfn) in &frames.0 {
         for n in 0..count {
             mm().m2p().set(Mfn(mfn.0 + n), Pfn(first + n));
         }
     }
-    let line = command_line(
-        kernel_module.command_line.as_str(),
-        kernel.notes.guest_os == b"linux",
-    );
     let contents = Contents {
         kernel: &kernel,
         layout: &layout,
@@ -252,8 +221,11 @@ pub fn create() -> Arc<Domain> {
         initial.rip,
         initial.rsi
     );
-    drop(scratch);
-    release_modules();
+    for module in info.modules() {
+        if module.start != kernel_module.start {
+            memory::release(Range::new(module.start, module.end));
+        }
+    }
     let vcpu = match domain.vcpu(VcpuId(0)) {
         Some(vcpu) => vcpu,
         None => fail(format_args!("Dom0 has no vCPU")),
@@ -345,10 +317,12 @@ fn assemble(
     Ok(domain)
 }
 
-/// Allocates Dom0's memory in chunks as large as there are.
-fn allocate(domain: &Domain, pages: u64) -> Result<Frames, Error> {
-    let mut extents = Vec::new();
-    let mut pfn = 0;
+/// Allocates Dom0's memory up to its page `pages`, in chunks as large as there are.
+fn allocate(domain: &Domain, frames: &mut Frames, pages: u64) -> Result<(), Error> {
+    let mut pfn = frames
+        .0
+        .last()
+        .map_or(0, |&(first, count, _)| first + count);
     let mut order = CHUNK_ORDER;
     while pfn < pages {
         while order > 0 && 1 << order > pages - pfn {
@@ -356,21 +330,14 @@ fn allocate(domain: &Domain, pages: u64) -> Result<Frames, Error> {
         }
         match mm().allocate_pages(&domain.mm, order) {
             Ok(mfn) => {
-                extents.push((pfn, 1 << order, mfn));
+                frames.0.push((pfn, 1 << order, mfn));
                 pfn += 1 << order;
             }
             Err(Error::NoMemory) if order > 0 => order -= 1,
             Err(error) => return Err(error),
         }
     }
-    Ok(Frames(extents))
-}
-
-/// Gives the memory of the boot modules to the heap.
-fn release_modules() {
-    for module in start::boot_info().modules() {
-        memory::release(Range::new(module.start, module.end));
-    }
+    Ok(())
 }
 
 /// Sets the registers of Dom0's first vCPU as the public interface has them at the start.

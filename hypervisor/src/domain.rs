@@ -63,6 +63,8 @@ pub struct Domain {
     shutdown_reason: AtomicU32,
     shutdown_code: AtomicU32,
     crashed: AtomicBool,
+    /// Held while a vCPU is set up, brought up or taken down.
+    pub life: Mutex<()>,
     /// A bit for each watchdog in use.
     pub watchdogs: Mutex<u32>,
     /// The memory map that its builder gave it.
@@ -112,6 +114,7 @@ impl Domain {
             shutdown_reason: AtomicU32::new(NOT_SHUT_DOWN),
             shutdown_code: AtomicU32::new(NOT_SHUT_DOWN),
             crashed: AtomicBool::new(false),
+            life: Mutex::new(()),
             watchdogs: Mutex::new(0),
             memory_map: Mutex::new(Vec::new()),
             watchdog_places: Default::default(),
@@ -272,6 +275,8 @@ pub fn hypervisor_event(event: HypervisorEvent) {
 
 /// Ends a domain for a reason (`SHUTDOWN_*`, sched.h). Dom0's end is the machine's.
 pub fn shutdown(domain: &Domain, reason: u32) {
+    // As on Xen, which keeps a byte. What says that there is none is longer.
+    let reason = reason & 0xff;
     let reason = match domain.shutdown_code.load(Ordering::Acquire) {
         NOT_SHUT_DOWN => reason,
         code => code,

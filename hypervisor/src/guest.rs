@@ -88,7 +88,7 @@ pub fn item<T>(handle: GuestHandle, index: u64) -> Result<GuestVirtual> {
 pub fn array_ok<T>(handle: GuestHandle, count: u64) -> bool {
     let at = handle.0;
     count < u64::MAX / size_of::<T>().max(1) as u64
-        && (at < 1 << 47 || at >= GuestVirtual::HYPERVISOR_END)
+        && !(1 << 47..GuestVirtual::HYPERVISOR_END).contains(&at)
 }
 
 /// Reads item `index` of an array behind a handle.
@@ -112,4 +112,18 @@ pub fn read_items<T: FromBytes + IntoBytes + FromZeros>(
     to: &mut [T],
 ) -> Result<()> {
     read_bytes(item::<T>(handle, index)?, to.as_mut_bytes())
+}
+
+/// Reads items of an array behind a handle up to the first that cannot be read;
+/// gives those that were.
+pub fn read_prefix<T: FromBytes + IntoBytes + FromZeros>(
+    handle: GuestHandle,
+    index: u64,
+    to: &mut [T],
+) -> &[T] {
+    let Ok(from) = item::<T>(handle, index) else {
+        return &[];
+    };
+    let got = read_some(from, to.as_mut_bytes());
+    &to[..got / size_of::<T>()]
 }

@@ -33,10 +33,18 @@ pub fn set_mm(mm: Mm<Host>) {
     MM.call_once(|| mm);
 }
 
+/// Frames that guests do not get, so that the hypervisor's own heap can grow
+/// when they have taken all they can: an allocation of its own that fails is
+/// the end of the machine.
+const HYPERVISOR_RESERVE: u64 = 512;
+
 /// Allocates `2^order` frames (below `2^bits` bytes, if given) for a guest:
 /// zeroed, known to the page types, and with the stamp up to which CPUs may hold
 /// old translations of them.
 pub fn allocate(order: u32, bits: Option<u32>) -> Option<(Mfn, u64)> {
+    if order > 20 || memory::heap().free_frames() < HYPERVISOR_RESERVE + (1 << order) {
+        return None;
+    }
     let block = memory::heap().alloc(order, bits).ok()?;
     // Nobody sees what was in the frames before.
     memory::zero_frames(block.mfn, order);

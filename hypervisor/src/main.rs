@@ -28,6 +28,7 @@ mod start;
 mod time;
 mod vcpu;
 
+use overcast_core::console::InputOwner;
 use overcast_core::ids::CpuId;
 use overcast_core::mm::frames::FrameInfo;
 
@@ -55,15 +56,21 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
         schedule::wake(vcpu);
     }
     arch::console::set_dom0_notifier(|| domain::send_global_virq(xen_abi::xen::VIRQ_CONSOLE));
-    arch::console::give_input(overcast_core::console::InputOwner::Dom0);
+    let input_to_dom0 = start::options().conswitch_to_dom0;
+    arch::console::give_input(if input_to_dom0 {
+        InputOwner::Dom0
+    } else {
+        InputOwner::Hypervisor
+    });
     run_guests()
 }
 
 /// Another CPU, on its own stack.
 fn secondary_main(cpu: CpuId) -> ! {
     start::init_cpu(cpu);
-    arch::percpu::set_online();
+    // In this order: whoever waits for the CPU may then give vCPUs to it.
     schedule::add_cpu(cpu);
+    arch::percpu::set_online();
     run_guests()
 }
 

@@ -71,6 +71,7 @@ pub fn add_cpu(cpu: CpuId) {
 
 /// Makes a vCPU known to the scheduler; it sleeps until it is woken.
 pub fn add(vcpu: &Vcpu, affinity: CpuSet) -> Result<()> {
+    softirq::reserve_timers()?;
     let unit = SCHEDULER.add(VcpuRef(vcpu), DEFAULT_WEIGHT, affinity)?;
     vcpu.unit.call_once(|| unit);
     Ok(())

@@ -2,7 +2,6 @@
 
 use xen_abi::sched::*;
 
-use crate::arch::cpu;
 use crate::arch::panic;
 
 /// Dom0 shut down for a reason (`SHUTDOWN_*`): so does the machine.
@@ -46,7 +45,7 @@ fn after_crash() -> &'static str {
 /// Restarts the machine after a time to read the console, or halts it.
 fn restart_unless_told() {
     if panic::noreboot() {
-        cpu::halt();
+        panic::machine_halt();
     }
     let end = crate::time::now().saturating_add(5_000_000_000);
     while crate::time::now() < end {

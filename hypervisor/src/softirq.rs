@@ -5,6 +5,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use overcast_core::error::Result;
 use overcast_core::ids::{CpuId, DomainId, MAX_CPUS, VcpuId};
 use overcast_core::timer::TimerQueue;
 use spin::{Lazy, Mutex};
@@ -206,6 +207,15 @@ pub fn set_watchdog(domain: &Domain, index: u32, deadline: Option<u64>) {
         Some(deadline) => set(token, place, deadline),
         None => cancel(token, place),
     }
+}
+
+/// Makes room for the timers of one more vCPU, on whichever CPU it may run. Half
+/// of its domain's watchdogs count as its own.
+pub fn reserve_timers() -> Result<()> {
+    for cpu in percpu::all() {
+        QUEUES[cpu.cpu.0 as usize].lock().reserve(5)?;
+    }
+    Ok(())
 }
 
 /// Prints the timers of every CPU.

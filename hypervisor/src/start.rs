@@ -270,7 +270,8 @@ fn init_options(info: &BootInfo) {
     panic::set_noreboot(options.noreboot);
     console::set_levels(options.loglvl, options.guest_loglvl);
     console::set_to_ring(options.console_to_ring);
-    console::set_switch(options.conswitch);
+    // The letter with control held.
+    console::set_switch(options.conswitch & 0x1f);
     let options = OPTIONS.call_once(|| options);
     let com = options_com();
     let config = serial::Config {

@@ -39,8 +39,8 @@ fn record(version: u32) -> VcpuTimeInfo {
 /// Writes the time into a vCPU's `vcpu_info`, as pvclock's readers expect it:
 /// the version is odd meanwhile.
 pub fn write_vcpu_time(vcpu: &Vcpu) {
-    let version = (vcpu.time_version.get() & !1).wrapping_add(2);
-    vcpu.time_version.set(version);
+    let version = (vcpu.time_version.load(Ordering::Relaxed) & !1).wrapping_add(2);
+    vcpu.time_version.store(version, Ordering::Relaxed);
     let value = record(version);
     let mut words = [0u64; 4];
     words.as_mut_bytes().copy_from_slice(value.as_bytes());
@@ -60,7 +60,7 @@ pub fn write_time_area(vcpu: &Vcpu) {
     if area == 0 {
         return;
     }
-    let value = record(vcpu.time_version.get());
+    let value = record(vcpu.time_version.load(Ordering::Relaxed));
     let stale = !vcpu.kernel_mode.get() || guest::write(GuestVirtual(area), &value).is_err();
     vcpu.time_area_stale.store(stale, Ordering::Release);
 }

@@ -15,6 +15,7 @@ use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use overcast_core::addr::{GuestVirtual, MachineAddress, Mfn};
+use overcast_core::emulate::DecodeCache;
 use overcast_core::ids::{CpuId, CpuSet, VcpuId};
 use overcast_core::mm::VcpuPageTables;
 use overcast_core::msr::VcpuMsrs;
@@ -86,8 +87,9 @@ pub struct Runstate {
     pub time: [u64; 4],
 }
 
-/// Asynchronous exceptions of a PV vCPU.
+/// Asynchronous exceptions of a PV vCPU. The entry code looks at the first two at once.
 #[derive(Default)]
+#[repr(C)]
 pub struct AsyncException {
     /// An NMI waits to be delivered.
     pub nmi_pending: AtomicBool,
@@ -135,6 +137,9 @@ pub struct Vcpu {
     pub sysenter: Cell<Callback>,
     /// The kernel's stack (`stack_switch`).
     pub kernel_sp: Cell<u64>,
+    /// Where a system call's bounce frame goes on that stack; 0 if it may not go
+    /// there. For the entry code.
+    pub syscall_frame: Cell<u64>,
     /// Its selector, as the guest gave it.
     pub kernel_ss: Cell<u64>,
 
@@ -186,7 +191,7 @@ pub struct Vcpu {
     /// A time record that could not be written to the guest's own area yet.
     pub time_area_stale: AtomicBool,
     /// Version of the last time record.
-    pub time_version: Cell<u32>,
+    pub time_version: AtomicU32,
     /// Guest address of the registered runstate area; 0 for none.
     pub runstate_area: AtomicU64,
     /// The runstate area could not be written yet.
@@ -205,6 +210,8 @@ pub struct Vcpu {
     pub pauses: AtomicU32,
     /// The affinity before `SCHEDOP_pin_override`, while that is in force.
     pub pin_override: Mutex<Option<CpuSet>>,
+    /// Its instructions that were carried out lately.
+    pub decode_cache: Mutex<DecodeCache>,
     /// What the scheduler knows of it.
     pub unit: Once<Arc<Unit<VcpuRef>>>,
 }
@@ -243,6 +250,7 @@ impl Vcpu {
             syscall32: Cell::default(),
             sysenter: Cell::default(),
             kernel_sp: Cell::new(0),
+            syscall_frame: Cell::new(0),
             kernel_ss: Cell::new(0),
             cr0: Cell::new(CR0_GUEST & !CR0_TS),
             cr4: Cell::new(0),
@@ -265,7 +273,7 @@ impl Vcpu {
             info: AtomicU64::new(info.get()),
             time_area: AtomicU64::new(0),
             time_area_stale: AtomicBool::new(false),
-            time_version: Cell::new(0),
+            time_version: AtomicU32::new(0),
             runstate_area: AtomicU64::new(0),
             runstate_stale: AtomicBool::new(false),
             runstate: Mutex::new(Runstate {
@@ -278,6 +286,7 @@ impl Vcpu {
             blocked: AtomicBool::new(false),
             pauses: AtomicU32::new(0),
             pin_override: Mutex::new(None),
+            decode_cache: Mutex::default(),
             unit: Once::new(),
         }
     }
@@ -297,6 +306,15 @@ impl Vcpu {
     pub unsafe fn saved_registers(&self) -> &mut Registers {
         // SAFETY: the caller's promise.
         unsafe { &mut *self.regs.get() }
+    }
+
+    /// Sets the kernel's stack.
+    pub fn set_kernel_sp(&self, sp: u64) {
+        const FRAME: u64 = 7 * 8;
+        self.kernel_sp.set(sp);
+        let frame = GuestVirtual((sp & !15).wrapping_sub(FRAME));
+        let ok = frame.access_ok(FRAME);
+        self.syscall_frame.set(if ok { frame.0 } else { 0 });
     }
 
     /// An entry of the virtual IDT.
@@ -424,4 +442,15 @@ pub fn current() -> &'static Vcpu {
         Some(vcpu) => vcpu,
         None => crate::arch::panic::bug("no vCPU is running"),
     }
+}
+
+/// Where the entry code finds what is private here.
+pub mod offsets {
+    use super::Vcpu;
+    use core::mem::offset_of;
+
+    /// The machine address of the `vcpu_info`.
+    pub const INFO: usize = offset_of!(Vcpu, info);
+    /// The domain.
+    pub const DOMAIN: usize = offset_of!(Vcpu, domain);
 }

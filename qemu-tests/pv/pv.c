@@ -8,6 +8,7 @@ volatile bool faulted;
 u64 fixup, fixup_begin;
 void (*on_event)(struct frame *);
 void (*on_second)(void);
+void (*on_exception)(struct frame *);
 
 static char shared_page[4096] __attribute__((aligned(4096)));
 static char pages[96][4096] __attribute__((aligned(4096)));
@@ -24,6 +25,13 @@ void *memcpy(void *to, const void *from, size_t n)
     u8 *q = to;
     for (const u8 *p = from; n--;) *q++ = *p++;
     return to;
+}
+
+int memcmp(const void *a, const void *b, size_t n)
+{
+    for (const u8 *p = a, *q = b; n--; p++, q++)
+        if (*p != *q) return *p - *q;
+    return 0;
 }
 
 int strcmp(const char *a, const char *b)
@@ -119,6 +127,10 @@ void probe_report(const char *name, u64 value, bool has_value)
 
 void exception(struct frame *f)
 {
+    if (on_exception) {
+        on_exception(f);
+        return;
+    }
     if (f->vector == 200) {
         shared->vcpu_info[0].evtchn_upcall_pending = 0;
         if (on_event) on_event(f);
@@ -216,6 +228,8 @@ static void set_up(void)
 
 void start(start_info_t *info)
 {
+    /* A step of the fuzzer came here. */
+    if (on_exception) __builtin_trap();
     si = info;
     set_up();
     const char *wanted = (const char *)si->cmd_line;
@@ -223,6 +237,7 @@ void start(start_info_t *info)
 #define X(n) if (!strcmp(wanted, #n)) { group_##n(); finish(); }
     GROUPS(X)
 #undef X
+    if (!memcmp(wanted, "fuzz ", 5)) fuzz(wanted + 5);
     print("probe: there is no group %s\n", wanted);
     finish();
 }

@@ -49,6 +49,8 @@ extern char entry_128[], entry_129[], start_second[];
 /* Called for events; and by the second CPU. */
 extern void (*on_event)(struct frame *);
 extern void (*on_second)(void);
+/* Takes every exception, if it is set. */
+extern void (*on_exception)(struct frame *);
 
 /* The last exception that a PROBE saw. */
 extern struct frame fault;
@@ -63,6 +65,7 @@ const char *error(long value);      /* an errno by name */
 void finish(void) __attribute__((noreturn));
 void *memset(void *, int, size_t);
 void *memcpy(void *, const void *, size_t);
+int memcmp(const void *, const void *, size_t);
 int strcmp(const char *, const char *);
 
 static inline long hypercall(u64 n, u64 a, u64 b, u64 c, u64 d, u64 e)
@@ -119,6 +122,8 @@ void give_vcpu_stack(void);
 
 long to_user(u64 rip, u64 rsp, u64 cs, u64 ss, u64 rflags, u64 flags);
 void from_user(u64) __attribute__((noreturn));
+
+void fuzz(const char *options) __attribute__((noreturn));
 
 #define GROUPS(X) X(start) X(hypercalls) X(version) X(exceptions) X(user) X(emulation) X(cpuid) X(msrs) \
     X(mmu) X(memory) X(events) X(fifo) X(grants) X(grantclear) X(vcpus) X(segments) X(callbacks) X(platform) X(multicall)

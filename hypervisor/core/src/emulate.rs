@@ -278,6 +278,92 @@ fn decode(bytes: &[u8], registers: &Registers) -> Result<Instruction, NotDecoded
     }
 }
 
+/// Instructions that were decoded before.
+///
+/// A guest's kernel writes its page tables from a few places over and over, and
+/// decoding is half of what carrying out such a write costs. An entry is used
+/// only for the same bytes at the same address.
+pub struct DecodeCache {
+    entries: [Option<Cached>; CACHE_ENTRIES],
+}
+
+#[derive(Clone, Copy)]
+struct Cached {
+    rip: u64,
+    mode: CodeMode,
+    bytes: [u8; MAX_INSTRUCTION],
+    instruction: Instruction,
+}
+
+const CACHE_ENTRIES: usize = 8;
+
+impl Default for DecodeCache {
+    fn default() -> Self {
+        Self {
+            entries: [None; CACHE_ENTRIES],
+        }
+    }
+}
+
+impl DecodeCache {
+    fn decode(&mut self, bytes: &[u8], registers: &Registers) -> Result<&Instruction, NotDecoded> {
+        // Neighbouring places differ in some of these bits.
+        let hash = registers.rip ^ registers.rip >> 4 ^ registers.rip >> 8;
+        let slot = &mut self.entries[hash as usize % CACHE_ENTRIES];
+        let hit = slot.as_ref().is_some_and(|cached| {
+            cached.rip == registers.rip
+                && cached.mode == registers.mode
+                && cached
+                    .bytes
+                    .get(..cached.instruction.len())
+                    .is_some_and(|known| bytes.starts_with(known))
+        });
+        if !hit {
+            let instruction = decode(bytes, registers)?;
+            let mut known = [0; MAX_INSTRUCTION];
+            known
+                .iter_mut()
+                .zip(bytes)
+                .for_each(|(to, from)| *to = *from);
+            *slot = Some(Cached {
+                rip: registers.rip,
+                mode: registers.mode,
+                bytes: known,
+                instruction,
+            });
+        }
+        slot.as_ref()
+            .map(|cached| &cached.instruction)
+            .ok_or(NotDecoded::NotEmulated)
+    }
+
+    /// [`decode_privileged`]
+    ///
+    /// # Errors
+    ///
+    /// See [`NotDecoded`].
+    pub fn privileged(
+        &mut self,
+        bytes: &[u8],
+        registers: &Registers,
+    ) -> Result<(Privileged, u8), NotDecoded> {
+        privileged(self.decode(bytes, registers)?, registers)
+    }
+
+    /// [`decode_memory_write`]
+    ///
+    /// # Errors
+    ///
+    /// See [`NotDecoded`].
+    pub fn memory_write(
+        &mut self,
+        bytes: &[u8],
+        registers: &Registers,
+    ) -> Result<MemoryWrite, NotDecoded> {
+        write::describe(self.decode(bytes, registers)?, registers).ok_or(NotDecoded::NotEmulated)
+    }
+}
+
 /// A string instruction between a port and memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StringIo {
@@ -428,7 +514,13 @@ pub fn decode_privileged(
     bytes: &[u8],
     registers: &Registers,
 ) -> Result<(Privileged, u8), NotDecoded> {
-    let instruction = decode(bytes, registers)?;
+    privileged(&decode(bytes, registers)?, registers)
+}
+
+fn privileged(
+    instruction: &Instruction,
+    registers: &Registers,
+) -> Result<(Privileged, u8), NotDecoded> {
     if instruction.has_lock_prefix() {
         return Err(NotDecoded::NotEmulated);
     }
@@ -438,22 +530,22 @@ pub fn decode_privileged(
     let refuse = NotDecoded::NotEmulated;
     let what = match instruction.mnemonic() {
         Mnemonic::In => Privileged::In {
-            port: port_operand(&instruction, 1, registers).ok_or(refuse)?,
+            port: port_operand(instruction, 1, registers).ok_or(refuse)?,
             width: locate(instruction.op0_register()).ok_or(refuse)?.1,
         },
         Mnemonic::Out => {
             let source = instruction.op1_register();
             Privileged::Out {
-                port: port_operand(&instruction, 0, registers).ok_or(refuse)?,
+                port: port_operand(instruction, 0, registers).ok_or(refuse)?,
                 width: locate(source).ok_or(refuse)?.1,
                 value: registers.read(source).ok_or(refuse)? as u32,
             }
         }
         Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd => {
-            Privileged::Ins(string_io(&instruction, 0, registers).ok_or(refuse)?)
+            Privileged::Ins(string_io(instruction, 0, registers).ok_or(refuse)?)
         }
         Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd => {
-            Privileged::Outs(string_io(&instruction, 1, registers).ok_or(refuse)?)
+            Privileged::Outs(string_io(instruction, 1, registers).ok_or(refuse)?)
         }
         Mnemonic::Cli => Privileged::Cli,
         Mnemonic::Sti => Privileged::Sti,
@@ -474,7 +566,7 @@ pub fn decode_privileged(
             leaf: eax,
             subleaf: ecx,
         },
-        Mnemonic::Mov => special_move(&instruction, registers).ok_or(refuse)?,
+        Mnemonic::Mov => special_move(instruction, registers).ok_or(refuse)?,
         _ => return Err(refuse),
     };
     Ok((what, instruction.len() as u8))

@@ -15,8 +15,15 @@
 use core::arch::global_asm;
 use core::mem::{offset_of, size_of};
 
-use crate::arch::percpu::{Header, STACK_REGION};
-use crate::arch::registers::Registers;
+use overcast_core::addr::GuestVirtual;
+use xen_abi::arch_x86::VGCF_IN_SYSCALL;
+use xen_abi::xen::VMASST_TYPE_ARCHITECTURAL_IOPL;
+
+use crate::arch::paging::DIRECT_MAP_BASE;
+use crate::arch::percpu::{Header, PerCpu, STACK_REGION};
+use crate::arch::registers::{Registers, rflags};
+use crate::domain::Domain;
+use crate::vcpu::{self, AsyncException, Callback, Vcpu};
 
 global_asm!(
     // Clears EFLAGS.AC, so that SMAP holds, where the CPU has it.
@@ -25,6 +32,16 @@ global_asm!(
     "je 771f",
     "clac",
     "771:",
+    ".endm",
+    // Lets the hypervisor touch what user space can, where the CPU has SMAP.
+    ".macro ALLOW_GUEST",
+    "cmp byte ptr [rip + {smap}], 0",
+    "je 772f",
+    "stac",
+    "772:",
+    ".endm",
+    ".macro FORBID_GUEST",
+    "GUARD_AC",
     ".endm",
     ".macro PUSH_ALL",
     "push rdi",
@@ -116,6 +133,236 @@ global_asm!(
     ".p2align 4",
     ".global overcast_syscall64_entry",
     "overcast_syscall64_entry:",
+    // Two things are done here, without saving all registers, unless anything is
+    // out of the ordinary: a system call of user space goes to the callback, and
+    // the iret hypercall goes back. A null system call costs 160 instructions so;
+    // by way of Rust (`pv::syscall` and `hypercall::misc::iret`, which say what
+    // must happen) it is 590.
+    //
+    // rcx and r11 are the guest's rip and rflags. The stack, once the scratch
+    // words are there:
+    //   0 rcx as it was   8 r11 as it was   16 rsp   24 ss   32 r11   40 rcx
+    //   48 rax   56 the new event mask     (16 to 48: of the frame for iret)
+    //   64 rbx   72 rdx   80 rsi   88 rdi   96 guest's rsp   104 guest's rax
+    //   112 the header
+    "push rdi",
+    "push rsi",
+    "push rdx",
+    "push rbx",
+    "sub rsp, 64",
+    "mov rsi, [rsp + 112]",              // PerCpu
+    "mov rdi, [rsi + {percpu_current}]", // Vcpu
+    "mov [rsp], rcx",
+    "mov [rsp + 8], r11",
+    "cmp dword ptr [rsi + {percpu_softirqs}], 0",
+    "jne 29f",
+    "cmp word ptr [rdi + {vcpu_async_pending}], 0",
+    "jne 29f",
+    "movabs rbx, {direct_map}",
+    "add rbx, [rdi + {vcpu_info}]",
+    "cmp byte ptr [rdi + {vcpu_kernel_mode}], 0",
+    "jne 20f",
+    // --- A system call of user space.
+    "mov rdx, [rdi + {vcpu_syscall_frame}]",
+    "test rdx, rdx",
+    "jz 29f",
+    "cmp qword ptr [rdi + {vcpu_syscall_address}], 0",
+    "je 29f",
+    "cmp byte ptr [rdi + {vcpu_time_stale}], 0",
+    "jne 29f",
+    "cmp byte ptr [rdi + {vcpu_runstate_stale}], 0",
+    "jne 29f",
+    "movzx esi, byte ptr [rbx + 1]",
+    // An event that may be delivered comes first.
+    "cmp byte ptr [rbx], 0",
+    "je 11f",
+    "test esi, esi",
+    "jz 29f",
+    "11:",
+    "mov rax, [rdi + {vcpu_kernel_cr3}]",
+    "mov cr3, rax",
+    "ALLOW_GUEST",
+    ".global overcast_fast_frame_first",
+    "overcast_fast_frame_first:",
+    "mov [rdx], rcx",
+    "mov [rdx + 8], r11",
+    "mov [rdx + 16], rcx",
+    "mov rax, [rsp + 96]",
+    "mov [rdx + 40], rax", // rsp
+    "mov qword ptr [rdx + 48], 0xe02b",
+    // cs, and the event mask in bits 32 to 39
+    "mov rax, rsi",
+    "shl rax, 32",
+    "or rax, 0xe033",
+    "mov [rdx + 24], rax",
+    // rflags: IF says that events were not masked; the guest's own IOPL.
+    "and r11d, {frame_flags}",
+    "xor esi, 1",
+    "and esi, 1",
+    "shl esi, 9",
+    "or rsi, r11",
+    "mov rax, [rdi + {vcpu_domain}]",
+    "test byte ptr [rax + {domain_assists}], {assist_iopl}",
+    "jz 12f",
+    "or rsi, [rdi + {vcpu_iopl}]",
+    "12:",
+    ".global overcast_fast_frame_last",
+    "overcast_fast_frame_last:",
+    "mov [rdx + 32], rsi",
+    "FORBID_GUEST",
+    "swapgs",
+    "mov byte ptr [rdi + {vcpu_kernel_mode}], 1",
+    "mov al, [rdi + {vcpu_syscall_mask}]",
+    "or [rbx + 1], al",
+    "and r11d, {entry_flags}",
+    "or r11d, 0x202",
+    "mov rcx, [rdi + {vcpu_syscall_address}]",
+    "mov rax, [rsp + 104]",
+    "mov [rsp + 96], rdx", // the guest's rsp
+    "mov rbx, [rsp + 64]",
+    "mov rdx, [rsp + 72]",
+    "mov rsi, [rsp + 80]",
+    "mov rdi, [rsp + 88]",
+    "mov rsp, [rsp + 96]",
+    "sysretq",
+    // --- A hypercall: is it iret?
+    "20:",
+    "cmp qword ptr [rsp + 104], 23",
+    "jne 29f",
+    "cmp byte ptr [rdi + {vcpu_async_mask}], 0",
+    "jne 29f",
+    // The frame is outside the hypervisor's range (72 bytes cannot reach into it
+    // from below: there is the hole of addresses that are not canonical).
+    "mov rax, [rsp + 96]",
+    "test rax, rax",
+    "jns 21f",
+    "movabs rdx, {hypervisor_end}",
+    "cmp rax, rdx",
+    "jb 29f",
+    "cmp rax, -72",
+    "ja 29f",
+    "21:",
+    "ALLOW_GUEST",
+    ".global overcast_fast_iret_first",
+    "overcast_fast_iret_first:",
+    "mov rdx, [rax + 56]",
+    "mov [rsp + 16], rdx", // rsp
+    "mov rdx, [rax + 64]",
+    "mov [rsp + 24], rdx", // ss
+    "mov rdx, [rax + 8]",
+    "mov [rsp + 32], rdx", // r11
+    "mov rdx, [rax + 16]",
+    "mov [rsp + 40], rdx", // rcx
+    "mov rdx, [rax]",
+    "mov [rsp + 48], rdx", // rax
+    "mov rdx, [rax + 40]", // cs
+    "mov rsi, [rax + 48]", // rflags
+    "mov rcx, [rax + 32]", // rip
+    ".global overcast_fast_iret_last",
+    "overcast_fast_iret_last:",
+    "mov rax, [rax + 24]", // flags
+    "FORBID_GUEST",
+    // Traps, nested tasks and the like take the long way.
+    "test esi, {odd_flags}",
+    "jnz 28f",
+    // The new event mask is the opposite of IF. If it opens, and an event waits,
+    // that is to be delivered.
+    "mov r11d, esi",
+    "not r11d",
+    "shr r11d, 9",
+    "and r11d, 1",
+    "jnz 22f",
+    "cmp byte ptr [rbx], 0",
+    "jne 28f",
+    "22:",
+    "mov [rsp + 56], r11",
+    "mov r11d, edx",
+    "and r11d, 3",
+    "cmp r11d, 3",
+    "jne 23f",
+    // To user mode.
+    "mov r11, [rdi + {vcpu_user_cr3}]",
+    "test r11, r11",
+    "jz 28f",
+    "swapgs",
+    "mov byte ptr [rdi + {vcpu_kernel_mode}], 0",
+    "mov cr3, r11",
+    "23:",
+    // From here on there is no way back.
+    "mov r11, [rsp + 56]",
+    "mov [rbx + 1], r11b",
+    "mov rbx, [rdi + {vcpu_domain}]",
+    "test byte ptr [rbx + {domain_assists}], {assist_iopl}",
+    "jz 24f",
+    "mov ebx, esi",
+    "and ebx, 0x3000",
+    "mov [rdi + {vcpu_iopl}], rbx",
+    "24:",
+    "and esi, {iret_flags}",
+    "or esi, 0x202",
+    "or edx, 3",
+    "movzx edx, dx",
+    "test eax, {in_syscall}",
+    "jz 26f",
+    // SYSRET, if the address is canonical and the code is not the 32-bit segment.
+    "mov rax, rcx",
+    "sar rax, 47",
+    "inc rax",
+    "cmp rax, 1",
+    "ja 25f",
+    "cmp edx, 0xe023",
+    "je 25f",
+    "mov r11, rsi",
+    "mov rax, [rsp + 48]",
+    "mov rbx, [rsp + 64]",
+    "mov rdx, [rsp + 72]",
+    "mov rsi, [rsp + 80]",
+    "mov rdi, [rsp + 88]",
+    "mov rsp, [rsp + 16]",
+    "sysretq",
+    "25:",
+    // By IRET, with rcx and r11 as SYSRET would leave them.
+    "mov [rsp + 40], rcx",
+    "mov [rsp + 32], rsi",
+    "26:",
+    // The frame for IRETQ goes to the top of the stack, where `failed_return`
+    // looks for it. The saved rdx, rsi and rdi lie there, so they are taken first.
+    "mov rax, [rsp + 24]",
+    "or eax, 3",
+    "movzx eax, ax",
+    "mov [rsp + 104], rax", // ss
+    "mov rax, [rsp + 16]",
+    "mov [rsp + 96], rax", // rsp
+    "mov rdi, [rsp + 88]",
+    "mov [rsp + 88], rsi", // rflags
+    "mov rsi, [rsp + 80]",
+    "mov [rsp + 80], rdx", // cs
+    "mov rdx, [rsp + 72]",
+    "mov [rsp + 72], rcx", // rip
+    "mov rbx, [rsp + 64]",
+    "mov rax, [rsp + 48]",
+    "mov rcx, [rsp + 40]",
+    "mov r11, [rsp + 32]",
+    "add rsp, 72",
+    "jmp overcast_iret",
+    // A fault while the frame was written, with the kernel's page tables loaded:
+    // the long way meets it again.
+    ".global overcast_fast_frame_fault",
+    "overcast_fast_frame_fault:",
+    "mov rdx, [rdi + {vcpu_user_cr3}]",
+    "mov cr3, rdx",
+    ".global overcast_fast_iret_fault",
+    "overcast_fast_iret_fault:",
+    "FORBID_GUEST",
+    "28:",
+    "mov rcx, [rsp]",
+    "mov r11, [rsp + 8]",
+    "29:",
+    "add rsp, 64",
+    "pop rbx",
+    "pop rdx",
+    "pop rsi",
+    "pop rdi",
     "mov rax, [rsp + 8]",
     "mov qword ptr [rsp + 8], 0xe02b",
     "push r11",
@@ -130,12 +377,34 @@ global_asm!(
     "add rsp, 8",
     ".global overcast_return_to_guest",
     "overcast_return_to_guest:",
+    // Most often nothing waits (what `exit_to_guest` looks for, with interrupts off).
+    "cli",
+    "mov rsi, [rsp + {frame_size}]", // PerCpu
+    "mov rdi, [rsi + {percpu_current}]",
+    "test rdi, rdi",
+    "jz 4f",
+    "cmp dword ptr [rsi + {percpu_softirqs}], 0",
+    "jne 4f",
+    "cmp word ptr [rdi + {vcpu_async_pending}], 0",
+    "jne 4f",
+    "movabs rbx, {direct_map}",
+    "add rbx, [rdi + {vcpu_info}]",
+    "cmp byte ptr [rbx], 0",
+    "je 3f",
+    "cmp byte ptr [rbx + 1], 0",
+    "je 4f",
+    "3:",
+    // An entry by an exception or interrupt goes back by IRET.
+    "test dword ptr [rsp + {vector}], 0x100",
+    "jz 5f",
+    "4:",
     "mov rdi, rsp",
     "sub rsp, 8",
     "call {exit_to_guest}",
     "add rsp, 8",
     "test al, al",
     "jnz 2f",
+    "5:",
     "POP_ALL",
     "add rsp, 8",
     ".global overcast_iret",
@@ -322,6 +591,33 @@ global_asm!(
     syscall32 = sym crate::pv::syscall::from_32bit,
     sysenter = sym crate::pv::syscall::from_sysenter,
     exit_to_guest = sym crate::pv::exit::exit_to_guest,
+    percpu_current = const offset_of!(PerCpu, current),
+    percpu_softirqs = const offset_of!(PerCpu, softirqs),
+    vcpu_kernel_mode = const offset_of!(Vcpu, kernel_mode),
+    vcpu_kernel_cr3 = const offset_of!(Vcpu, kernel_cr3),
+    vcpu_user_cr3 = const offset_of!(Vcpu, user_cr3),
+    vcpu_iopl = const offset_of!(Vcpu, iopl),
+    vcpu_info = const vcpu::offsets::INFO,
+    vcpu_domain = const vcpu::offsets::DOMAIN,
+    vcpu_syscall_frame = const offset_of!(Vcpu, syscall_frame),
+    vcpu_syscall_address = const offset_of!(Vcpu, syscall) + offset_of!(Callback, address),
+    vcpu_syscall_mask = const offset_of!(Vcpu, syscall) + offset_of!(Callback, mask_events),
+    vcpu_time_stale = const offset_of!(Vcpu, time_area_stale),
+    vcpu_runstate_stale = const offset_of!(Vcpu, runstate_stale),
+    vcpu_async_pending = const offset_of!(Vcpu, async_exception) + offset_of!(AsyncException, nmi_pending),
+    vcpu_async_mask = const offset_of!(Vcpu, async_exception) + offset_of!(AsyncException, mask),
+    domain_assists = const offset_of!(Domain, assists),
+    assist_iopl = const 1 << VMASST_TYPE_ARCHITECTURAL_IOPL,
+    direct_map = const DIRECT_MAP_BASE,
+    hypervisor_end = const GuestVirtual::HYPERVISOR_END,
+    in_syscall = const VGCF_IN_SYSCALL,
+    // What a bounce frame never has of the real flags, and a handler never starts with.
+    frame_size = const size_of::<Registers>(),
+    vector = const offset_of!(Registers, vector),
+    frame_flags = const !((rflags::IF | rflags::IOPL | rflags::DF) as i32),
+    entry_flags = const !((rflags::AC | rflags::VM | rflags::RF | rflags::NT | rflags::TF) as i32),
+    odd_flags = const (rflags::TF | rflags::NT | rflags::RF | rflags::VM) as i32,
+    iret_flags = const (rflags::VALID & !rflags::IOPL) as i32,
     cs = const offset_of!(Registers, cs),
     rip = const offset_of!(Registers, rip),
     rflags = const offset_of!(Registers, rflags),
@@ -368,6 +664,12 @@ unsafe extern "C" {
     fn overcast_load_fs();
     fn overcast_load_gs();
     fn overcast_faulted();
+    fn overcast_fast_frame_first();
+    fn overcast_fast_frame_last();
+    fn overcast_fast_frame_fault();
+    fn overcast_fast_iret_first();
+    fn overcast_fast_iret_last();
+    fn overcast_fast_iret_fault();
     fn overcast_lar(selector: u32) -> u32;
     fn overcast_lar_instruction();
     fn overcast_lar_fault();
@@ -409,6 +711,24 @@ pub fn fixup(rip: u64) -> Option<u64> {
         (overcast_load_gs, overcast_faulted),
         (overcast_lar_instruction, overcast_lar_fault),
     ];
+    let ranges: [[unsafe extern "C" fn(); 3]; 2] = [
+        [
+            overcast_fast_frame_first,
+            overcast_fast_frame_last,
+            overcast_fast_frame_fault,
+        ],
+        [
+            overcast_fast_iret_first,
+            overcast_fast_iret_last,
+            overcast_fast_iret_fault,
+        ],
+    ];
+    for range in ranges {
+        let [first, last, to] = range.map(|label| label as *const () as u64);
+        if (first..=last).contains(&rip) {
+            return Some(to);
+        }
+    }
     table
         .iter()
         .find(|(from, _)| *from as *const () as u64 == rip)

@@ -17,6 +17,8 @@ pub const LEGACY_SIZE: usize = 512;
 const HEADER: core::ops::Range<usize> = 512..576;
 /// The initial FPU control word.
 const FCW_DEFAULT: u16 = 0x37f;
+/// Components that a guest can use whatever XCR0 says: x87 and SSE.
+const ALWAYS: u64 = 3;
 /// The initial MXCSR.
 const MXCSR_DEFAULT: u32 = 0x1f80;
 
@@ -96,7 +98,7 @@ impl FpuState {
         // SAFETY: the area is large enough for all that XCR0 can hold, and aligned.
         unsafe {
             if features.xsave {
-                self.load_xcr0(self.xcr0_accumulated.get());
+                self.load_xcr0(self.xcr0_accumulated.get() | ALWAYS);
                 if features.xsaveopt {
                     asm!("xsaveopt64 [{}]", in(reg) self.area.as_ptr(), in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));
                 } else {
@@ -112,8 +114,10 @@ impl FpuState {
     pub fn load(&self) {
         let features = cpu::features();
         if features.xsave {
-            // The state may hold components that XCR0 does not enable now.
-            self.load_xcr0(self.xcr0_accumulated.get());
+            // The state may hold components that XCR0 does not enable now; and those
+            // that it does not hold are to be as after a reset, not as the vCPU
+            // before left them: this one may enable them yet.
+            self.load_xcr0(features.xcr0);
         }
         // SAFETY: the area is large enough and aligned; a state that the CPU refuses
         // (set by a control domain) is replaced by the initial one.

@@ -27,11 +27,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use bitflags::bitflags;
 use overcast_core::addr::{MachineAddress, Mfn, PAGE_SIZE};
 use overcast_core::error::{Error, Result};
-use overcast_core::ids::CpuSet;
-use overcast_core::machine::Tlb;
 use spin::mutex::SpinMutex;
 
-use crate::arch::memory::{self, Machine};
+use crate::arch::memory;
 use crate::arch::tlb::Serve;
 
 /// First address of the machine-to-phys table (`MACH2PHYS_VIRT_START`, xen/arch-x86/xen-x86_64.h).
@@ -90,8 +88,9 @@ bitflags! {
         const READ_EXECUTE = (1 << 0) | (1 << 5) | (1 << 8);
         /// Device registers: strongly uncached (entry 3 of the PAT).
         const DEVICE = Self::READ_WRITE.bits() | (1 << 3) | (1 << 4);
-        /// Constants that guests may read.
-        const GUEST_READ_ONLY = Self::READ_ONLY.bits() | (1 << 2);
+        /// Constants that guests may read. Not global: where their user mode may
+        /// not, no translation is to outlive the change of address space.
+        const GUEST_READ_ONLY = (Self::READ_ONLY.bits() & !(1 << 8)) | (1 << 2);
     }
 }
 
@@ -256,21 +255,32 @@ pub fn map(va: u64, mfn: Mfn, flags: PageFlags) -> Result<()> {
     map_level(va, mfn, flags, 1)
 }
 
-/// Takes away the 4 KiB page at `va` and flushes it from all TLBs; gives the
-/// frame that was mapped.
-pub fn unmap(va: u64) -> Option<Mfn> {
-    if !is_hypervisor_address(va) {
-        return None;
+/// Takes away what is mapped in the 2 MiB at `va`, in one page or in small ones, and
+/// calls `gone` with each frame and its order. The TLBs are the caller's to flush.
+pub fn unmap_2m(va: u64, mut gone: impl FnMut(Mfn, u32)) {
+    if !is_hypervisor_address(va) || !va.is_multiple_of(SIZE_2M) {
+        return;
     }
-    let old = {
+    let take = |va: u64, level: u32| {
         let _guard = LOCK.lock();
-        entry_of(va, 1, false).ok()??.swap(0, Ordering::AcqRel)
+        let entry = entry_of(va, level, false).ok()??;
+        let value = entry.load(Ordering::Acquire);
+        let present = value & PageFlags::PRESENT.bits() != 0;
+        if !present || (level > 1 && value & PageFlags::LARGE.bits() == 0) {
+            return None;
+        }
+        entry.store(0, Ordering::Release);
+        Some(MachineAddress(value & ADDRESS_MASK).frame())
     };
-    if old & PageFlags::PRESENT.bits() == 0 {
-        return None;
+    if let Some(mfn) = take(va, 2) {
+        gone(mfn, 9);
+        return;
     }
-    Machine.flush_page(&CpuSet::ALL, va);
-    Some(MachineAddress(old & ADDRESS_MASK).frame())
+    for page in 0..512 {
+        if let Some(mfn) = take(va + page * PAGE_SIZE as u64, 1) {
+            gone(mfn, 0);
+        }
+    }
 }
 
 /// Makes sure that the tables for `pages` 4 KiB pages from `va` on exist, so

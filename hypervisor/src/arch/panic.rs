@@ -60,9 +60,10 @@ fn begin() {
     console::force();
 }
 
-/// Stops all other CPUs by NMI, wherever they are.
+/// Stops all other CPUs by NMI, wherever they are: they may hold the console's lock.
 pub fn stop_others() {
     STOPPING.store(true, Ordering::SeqCst);
+    console::force();
     if let Some(this) = percpu::try_this() {
         for other in percpu::all().filter(|other| other.cpu != this.cpu) {
             apic::send_nmi(other.cpu);
@@ -272,6 +273,13 @@ pub fn machine_restart() -> ! {
     unsafe {
         core::arch::asm!("lidt [{}]", "ud2", in(reg) &nothing, options(noreturn));
     }
+}
+
+/// Halts all CPUs for good.
+pub fn machine_halt() -> ! {
+    cpu::disable_interrupts();
+    stop_others();
+    cpu::halt()
 }
 
 /// Switches the machine off; where it cannot be, it halts.

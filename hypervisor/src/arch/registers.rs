@@ -42,48 +42,20 @@ impl Registers {
         self.cs & 3 == 3
     }
 
-    /// A general register by its number in an instruction's encoding.
-    pub fn general(&self, number: u8) -> u64 {
-        match number & 15 {
-            0 => self.rax,
-            1 => self.rcx,
-            2 => self.rdx,
-            3 => self.rbx,
-            4 => self.rsp,
-            5 => self.rbp,
-            6 => self.rsi,
-            7 => self.rdi,
-            8 => self.r8,
-            9 => self.r9,
-            10 => self.r10,
-            11 => self.r11,
-            12 => self.r12,
-            13 => self.r13,
-            14 => self.r14,
-            _ => self.r15,
-        }
+    /// The general registers, by their numbers in an instruction's encoding.
+    pub fn all_general(&self) -> [u64; 16] {
+        [
+            self.rax, self.rcx, self.rdx, self.rbx, self.rsp, self.rbp, self.rsi, self.rdi,
+            self.r8, self.r9, self.r10, self.r11, self.r12, self.r13, self.r14, self.r15,
+        ]
     }
 
-    /// Sets a general register by its number in an instruction's encoding.
-    pub fn set_general(&mut self, number: u8, value: u64) {
-        *match number & 15 {
-            0 => &mut self.rax,
-            1 => &mut self.rcx,
-            2 => &mut self.rdx,
-            3 => &mut self.rbx,
-            4 => &mut self.rsp,
-            5 => &mut self.rbp,
-            6 => &mut self.rsi,
-            7 => &mut self.rdi,
-            8 => &mut self.r8,
-            9 => &mut self.r9,
-            10 => &mut self.r10,
-            11 => &mut self.r11,
-            12 => &mut self.r12,
-            13 => &mut self.r13,
-            14 => &mut self.r14,
-            _ => &mut self.r15,
-        } = value;
+    /// Sets the general registers, by their numbers in an instruction's encoding.
+    pub fn set_all_general(&mut self, values: &[u64; 16]) {
+        [
+            self.rax, self.rcx, self.rdx, self.rbx, self.rsp, self.rbp, self.rsi, self.rdi,
+            self.r8, self.r9, self.r10, self.r11, self.r12, self.r13, self.r14, self.r15,
+        ] = *values;
     }
 }
 
@@ -99,6 +71,8 @@ pub mod rflags {
     pub const RF: u64 = 1 << 16;
     pub const VM: u64 = 1 << 17;
     pub const AC: u64 = 1 << 18;
+    /// All bits that exist.
+    pub const VALID: u64 = 0x003f_7fd7;
 }
 
 /// Exception vectors (Intel SDM volume 3, 6.3.1), whether used or not.

@@ -144,19 +144,23 @@ pub unsafe fn write_cr3_and_flush(l4: Mfn) {
 /// and by whatever waits for another CPU with interrupts off.
 pub fn serve() {
     let own = mailbox(here());
-    loop {
-        let requested = own.requested.load(Ordering::SeqCst);
-        if own.completed.load(Ordering::SeqCst) >= requested {
-            return;
-        }
-        match own.what.swap(NOTHING, Ordering::SeqCst) {
-            NOTHING => {}
-            EVERYTHING => flush_local(),
-            page => invalidate_local(page & !PAGE),
-        }
-        // An interrupt in between may have served more already.
-        own.completed.fetch_max(requested, Ordering::SeqCst);
+    let pending = || own.completed.load(Ordering::SeqCst) < own.requested.load(Ordering::SeqCst);
+    if !pending() {
+        return;
     }
+    // Without interrupts: one between the look at `what` and the flush would
+    // find nothing there, and call requests completed whose flush is still due.
+    cpu::without_interrupts(|| {
+        while pending() {
+            let requested = own.requested.load(Ordering::SeqCst);
+            match own.what.swap(NOTHING, Ordering::SeqCst) {
+                NOTHING => {}
+                EVERYTHING => flush_local(),
+                page => invalidate_local(page & !PAGE),
+            }
+            own.completed.store(requested, Ordering::SeqCst);
+        }
+    });
 }
 
 /// Asks `cpu` to flush.

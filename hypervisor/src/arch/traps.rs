@@ -76,14 +76,37 @@ fn hypervisor_exception(frame: *mut Registers) -> *mut Registers {
     // SAFETY: the entry code's frame is exclusively ours.
     let regs = unsafe { &mut *frame };
     let vector = regs.vector as u8;
+    let mut address = 0;
+    if regs.rflags & rflags::VM != 0 && core::ptr::eq(frame, percpu::guest_frame()) {
+        // No CPU has virtual-8086 mode here, but QEMU's lets ring 3 get there by a
+        // 32-bit IRET. It is the guest's frame all the same.
+        regs.rflags &= !rflags::VM;
+        regs.cs |= 3;
+        regs.vector = vector::GENERAL_PROTECTION.into();
+        regs.error_code = 0;
+        guest_exception(regs);
+        return frame;
+    }
     if vector == vector::PAGE_FAULT && percpu::try_this().is_some() {
-        let address = read_cr2();
+        address = read_cr2();
         // Loading a selector of the guest's LDT: show the page and try again.
         if let Some(offset) = ldt_window_offset(address)
             && let Some(vcpu) = vcpu::try_current()
-            && pv::descriptors::show_ldt_page(vcpu, offset)
         {
-            return frame;
+            let returning = entry::is_return_to_guest(regs.rip);
+            if returning || regs.rflags & rflags::IF != 0 {
+                // Showing the page takes locks, whose holders may wait for this
+                // CPU to flush its TLB.
+                x86_64::instructions::interrupts::enable();
+            }
+            if pv::descriptors::show_ldt_page(vcpu, offset) {
+                // What came meanwhile is to be looked at before the guest goes on.
+                return if returning {
+                    returning_frame(regs)
+                } else {
+                    frame
+                };
+            }
         }
         // An address that is not canonical lies outside as well.
         let guest_side =
@@ -116,7 +139,7 @@ fn hypervisor_exception(frame: *mut Registers) -> *mut Registers {
             return frame;
         }
         if entry::is_return_to_guest(regs.rip) {
-            return failed_return(regs);
+            return failed_return(regs, address);
         }
     }
     if vector == vector::DOUBLE_FAULT {
@@ -128,26 +151,45 @@ fn hypervisor_exception(frame: *mut Registers) -> *mut Registers {
 /// The IRETQ to a guest faulted: its selectors or its instruction pointer are
 /// bad. The guest's frame is put together again (the general registers are
 /// loaded already), and the guest gets the exception.
-fn failed_return(regs: &Registers) -> *mut Registers {
-    let guest = percpu::guest_frame();
-    // SAFETY: the guest frame lies at the top of this stack; its last five words
-    // (the interrupt frame) are intact, and `regs` is copied before it is written.
-    let mut whole = unsafe {
-        let saved = guest.read();
-        Registers {
-            error_code: regs.error_code,
-            vector: regs.vector,
-            rip: saved.rip,
-            cs: saved.cs,
-            rflags: saved.rflags,
-            rsp: saved.rsp,
-            ss: saved.ss,
-            ..*regs
-        }
-    };
+fn failed_return(regs: &Registers, address: u64) -> *mut Registers {
+    let mut whole = whole_frame(regs);
+    whole.error_code = regs.error_code;
+    whole.vector = regs.vector;
     // It is as if the guest's next instruction had caused it.
-    guest_exception(&mut whole);
-    // SAFETY: as above; `regs` is not used any more.
+    x86_64::instructions::interrupts::enable();
+    pv::traps::from_guest(vcpu::current(), &mut whole, address);
+    write_guest_frame(whole)
+}
+
+/// The IRETQ to a guest faulted, and is to be tried again.
+fn returning_frame(regs: &Registers) -> *mut Registers {
+    let mut whole = whole_frame(regs);
+    // Not by SYSRET: %rcx and %r11 are the guest's own.
+    whole.vector = 0;
+    write_guest_frame(whole)
+}
+
+/// The registers of the guest to which IRETQ failed to return: the general ones
+/// as the entry saved them, the rest as they were to be.
+fn whole_frame(regs: &Registers) -> Registers {
+    // SAFETY: the guest frame lies at the top of this stack, and its last five
+    // words (the interrupt frame) are intact.
+    let saved = unsafe { percpu::guest_frame().read() };
+    Registers {
+        rip: saved.rip,
+        cs: saved.cs,
+        rflags: saved.rflags,
+        rsp: saved.rsp,
+        ss: saved.ss,
+        ..*regs
+    }
+}
+
+/// Puts the guest's registers back to the top of this stack. What the entry saved
+/// of the failed IRETQ is gone then.
+fn write_guest_frame(whole: Registers) -> *mut Registers {
+    let guest = percpu::guest_frame();
+    // SAFETY: the frame is this CPU's; those that overlap it are not used any more.
     unsafe { guest.write(whole) };
     guest
 }

@@ -20,7 +20,7 @@ use crate::{domain, guest};
 /// `HYPERVISOR_stack_switch(ss, sp)`: where exceptions of user space push.
 pub fn stack_switch(call: &mut Call<'_>) -> Result<i64> {
     call.vcpu.kernel_ss.set(call.args[0] | 3);
-    call.vcpu.kernel_sp.set(call.args[1]);
+    call.vcpu.set_kernel_sp(call.args[1]);
     Ok(0)
 }
 
@@ -144,7 +144,7 @@ pub fn iret(call: &mut Call<'_>) -> Result<i64> {
     regs.rip = frame.rip;
     regs.cs = u64::from(frame.cs as u16 | 3);
     regs.rflags = (frame.rflags & !(rflags::IOPL | rflags::VM)) | rflags::IF | rflags::FIXED;
-    regs.rflags &= RFLAGS_VALID;
+    regs.rflags &= rflags::VALID;
     regs.rsp = frame.rsp;
     regs.ss = u64::from(frame.ss as u16 | 3);
     if frame.flags & VGCF_IN_SYSCALL == 0 {
@@ -159,6 +159,3 @@ pub fn iret(call: &mut Call<'_>) -> Result<i64> {
     exit::end_async(vcpu);
     Ok(frame.rax as i64)
 }
-
-/// The bits of RFLAGS that exist and that ring 3 can hold.
-const RFLAGS_VALID: u64 = 0x0024_7fd7 | rflags::AC | rflags::RF | 0x18_0000;

@@ -19,7 +19,7 @@ use crate::vcpu::Vcpu;
 /// Bit of the count that says that the call is being continued.
 const PREEMPTED: u32 = 1 << 31;
 /// Operations between two looks at whether to stop.
-const BATCH: u32 = 32;
+const BATCH: usize = 8;
 
 /// The CPUs of the vCPUs whose bits are set in the bitmap at a guest address.
 fn cpus_of_bitmap(vcpu: &Vcpu, bitmap: u64) -> Result<CpuSet> {
@@ -194,37 +194,41 @@ pub fn mmu_update(call: &mut Call<'_>) -> Result<i64> {
     }
     let mut result = Ok(());
     let mut index = 0;
-    while index < count {
-        if index != 0 && index.is_multiple_of(BATCH) && call.preempt() {
+    let mut batch = [MmuUpdate { ptr: 0, val: 0 }; BATCH];
+    'all: while index < count {
+        if index != 0 && call.preempt() {
             return go_on::<MmuUpdate>(call, count, index, before);
         }
-        let request: MmuUpdate = match guest::read_item(call.handle(0), index.into()) {
-            Ok(request) => request,
-            Err(error) => {
-                result = Err(error);
-                break;
-            }
-        };
+        // Requests are taken over many at a time, as long as they can be read.
+        let wanted = batch.len().min((count - index) as usize);
+        let requests = guest::read_prefix(call.handle(0), index.into(), &mut batch[..wanted]);
+        if requests.is_empty() {
+            result = Err(Error::Fault);
+            break;
+        }
         let mut tables = vcpu.tables.lock();
         let mut caller = MmuCaller {
             domain: &call.domain.mm,
             tables: &mut tables,
             preempt: &preempt,
         };
-        result = mm().mmu_update(
-            &mut caller,
-            &table_owner,
-            pg_owner,
-            request.ptr,
-            request.val,
-        );
-        drop(tables);
-        match result {
-            Ok(()) => {}
-            Err(Error::Restart) => return go_on::<MmuUpdate>(call, count, index, before),
-            Err(_) => break,
+        for request in requests {
+            result = mm().mmu_update(
+                &mut caller,
+                &table_owner,
+                pg_owner,
+                request.ptr,
+                request.val,
+            );
+            match result {
+                Ok(()) => index += 1,
+                Err(Error::Restart) => {
+                    drop(tables);
+                    return go_on::<MmuUpdate>(call, count, index, before);
+                }
+                Err(_) => break 'all,
+            }
         }
-        index += 1;
     }
     if result.is_ok() && finish(vcpu, &preempt).is_err() {
         return go_on::<MmuUpdate>(call, count, index, before);

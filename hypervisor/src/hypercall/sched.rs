@@ -30,7 +30,7 @@ pub fn sched_op(call: &mut Call<'_>) -> Result<i64> {
         }
         SCHEDOP_SHUTDOWN => {
             let op: SchedShutdown = guest::read(arg)?;
-            domain::shutdown(call.domain, op.reason & REASON);
+            shut_down(call, op.reason);
             Ok(0)
         }
         SCHEDOP_SHUTDOWN_CODE => {
@@ -68,10 +68,19 @@ pub fn sched_op_compat(call: &mut Call<'_>) -> Result<i64> {
     match call.args[0] as u32 {
         SCHEDOP_YIELD => schedule::yield_current(),
         SCHEDOP_BLOCK => schedule::block_current(call.vcpu),
-        SCHEDOP_SHUTDOWN => domain::shutdown(call.domain, call.args[1] as u32 & REASON),
+        SCHEDOP_SHUTDOWN => shut_down(call, call.args[1] as u32),
         _ => return Err(Error::NotImplemented),
     }
     Ok(0)
+}
+
+/// The caller ends its domain. One that gives up shows where it was.
+fn shut_down(call: &Call<'_>, reason: u32) {
+    let reason = reason & REASON;
+    if reason == SHUTDOWN_CRASH {
+        crate::dump::vcpu(call.vcpu, call.regs);
+    }
+    domain::shutdown(call.domain, reason);
 }
 
 /// Waits until one of the ports has an event, or until the time (ns of system

@@ -36,6 +36,7 @@ pub fn vcpu_op(call: &mut Call<'_>) -> Result<i64> {
             let mut context =
                 alloc::boxed::Box::<VcpuGuestContext>::new(VcpuGuestContext::new_zeroed());
             guest::read_bytes(arg, zerocopy::IntoBytes::as_mut_bytes(&mut *context))?;
+            let _life = call.domain.life.lock();
             if vcpu.power() != Power::Uninitialised {
                 return Err(Error::Exists);
             }
@@ -49,6 +50,7 @@ pub fn vcpu_op(call: &mut Call<'_>) -> Result<i64> {
             Ok(0)
         }
         VCPUOP_UP => {
+            let _life = call.domain.life.lock();
             if vcpu.power() == Power::Uninitialised {
                 return Err(Error::Invalid);
             }
@@ -59,6 +61,7 @@ pub fn vcpu_op(call: &mut Call<'_>) -> Result<i64> {
             Ok(0)
         }
         VCPUOP_DOWN => {
+            let life = call.domain.life.lock();
             if vcpu.power() == Power::Up {
                 // The last vCPU that goes down takes the domain with it.
                 let others_up = call
@@ -66,6 +69,7 @@ pub fn vcpu_op(call: &mut Call<'_>) -> Result<i64> {
                     .vcpus()
                     .any(|other| !core::ptr::eq(other, vcpu) && other.power() == Power::Up);
                 if !others_up {
+                    drop(life);
                     crate::domain::shutdown(call.domain, xen_abi::sched::SHUTDOWN_POWEROFF);
                     return Ok(0);
                 }
@@ -162,6 +166,8 @@ pub fn vcpu_op(call: &mut Call<'_>) -> Result<i64> {
 /// `VCPUOP_register_vcpu_info`.
 fn register_info(call: &Call<'_>, vcpu: &Vcpu, op: &VcpuRegisterVcpuInfo) -> Result<i64> {
     let own = core::ptr::eq(vcpu, call.vcpu);
+    // Nobody brings it up meanwhile.
+    let _life = call.domain.life.lock();
     let idle = own || vcpu.power() != Power::Up;
     let events = &call.domain.events;
     events.register_vcpu_info(&Host, vcpu.id, Mfn(op.mfn), op.offset, idle)?;

@@ -98,10 +98,6 @@ fn code_mode(regs: &Registers) -> CodeMode {
 
 /// The registers in the decoder's form.
 fn to_decoder(regs: &Registers) -> emulate::Registers {
-    let mut gpr = [0; 16];
-    for (number, value) in gpr.iter_mut().enumerate() {
-        *value = regs.general(number as u8);
-    }
     let mode = code_mode(regs);
     let bases = if mode == CodeMode::Long {
         SegmentBases {
@@ -113,7 +109,7 @@ fn to_decoder(regs: &Registers) -> emulate::Registers {
         SegmentBases::default()
     };
     emulate::Registers {
-        gpr,
+        gpr: regs.all_general(),
         rip: regs.rip,
         rflags: regs.rflags,
         bases,
@@ -125,9 +121,7 @@ fn to_decoder(regs: &Registers) -> emulate::Registers {
 /// and RF can have changed.
 fn from_decoder(regs: &mut Registers, from: &emulate::Registers) {
     const ARITHMETIC: u64 = 0x8d5;
-    for (number, value) in from.gpr.iter().enumerate() {
-        regs.set_general(number as u8, *value);
-    }
+    regs.set_all_general(&from.gpr);
     regs.rip = from.rip;
     let mask = ARITHMETIC | rflags::RF;
     regs.rflags = (regs.rflags & !mask) | (from.rflags & mask);
@@ -224,7 +218,8 @@ pub fn privileged(vcpu: &Vcpu, regs: &mut Registers) -> bool {
     let mut bytes = [0; MAX_INSTRUCTION];
     let bytes = fetch(regs, &mut bytes);
     let mut state = to_decoder(regs);
-    let outcome = match emulate::decode_privileged(bytes, &state) {
+    let decoded = vcpu.decode_cache.lock().privileged(bytes, &state);
+    let outcome = match decoded {
         Ok((what, length)) => {
             let outcome = perform(vcpu, regs, &mut state, what);
             match outcome {
@@ -612,7 +607,8 @@ pub fn page_table_write(vcpu: &Vcpu, regs: &mut Registers, address: GuestVirtual
     let mut bytes = [0; MAX_INSTRUCTION];
     let bytes = fetch(regs, &mut bytes);
     let state = to_decoder(regs);
-    let Ok(write) = emulate::decode_memory_write(bytes, &state) else {
+    let decoded = vcpu.decode_cache.lock().memory_write(bytes, &state);
+    let Ok(write) = decoded else {
         return false;
     };
     let len = write.width.bytes() as usize;

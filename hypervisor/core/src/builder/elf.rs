@@ -52,6 +52,26 @@ fn is_loadable(header: &ProgramHeader) -> bool {
 }
 
 impl<'a> Kernel<'a> {
+    /// What is to be known of it once its segments are written and its file is
+    /// gone: where it is, and the notes that decide what the domain looks like.
+    pub fn without_contents(&self) -> Kernel<'static> {
+        let notes = &self.notes;
+        Kernel {
+            notes: Notes {
+                hypercall_page: notes.hypercall_page,
+                init_p2m: notes.init_p2m,
+                mod_start_pfn: notes.mod_start_pfn,
+                pae: notes.pae,
+                ..Notes::default()
+            },
+            segments: Vec::new(),
+            virt_base: self.virt_base,
+            start: self.start,
+            end: self.end,
+            entry: self.entry,
+        }
+    }
+
     /// Parses an ELF file and checks that it is a PV kernel that may be Dom0.
     pub fn parse(file: &'a [u8]) -> Result<Self, BuildError> {
         check_length(file)?;

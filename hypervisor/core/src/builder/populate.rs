@@ -7,6 +7,8 @@
 //! - The page tables' frames hold nothing else, and the caller has them validated
 //!   from the top one ([`InitialState::top_table`]) on before the domain runs.
 //!
+//! The kernel's segments may be written before the rest ([`write_segments`]).
+//!
 //! # What is written
 //!
 //! Segments, the initrd unless in place, the p2m list, start_info, the hypercall
@@ -99,6 +101,25 @@ pub struct InitialState {
     pub tables: Vec<TablePage>,
 }
 
+/// Writes the kernel's segments alone, so that its file can be given up before
+/// all of the domain's frames are there: those of the region suffice.
+pub fn write_segments<M: Memory + ?Sized>(
+    memory: &M,
+    frames: &impl Fn(Pfn) -> Option<Mfn>,
+    layout: &Layout,
+    kernel: &Kernel<'_>,
+) -> Result<(), BuildError> {
+    let writer = Writer {
+        memory,
+        frames,
+        layout,
+    };
+    kernel
+        .segments
+        .iter()
+        .try_for_each(|segment| writer.write(segment.address, segment.data))
+}
+
 /// Writes the domain. `frames` gives each page's frame; it is asked for a page
 /// several times, with the same answer.
 pub fn populate<M: Memory + ?Sized>(
@@ -113,9 +134,7 @@ pub fn populate<M: Memory + ?Sized>(
         layout,
     };
     let tables = writer.write_tables()?;
-    for segment in &kernel.segments {
-        writer.write(segment.address, segment.data)?;
-    }
+    write_segments(memory, frames, layout, kernel)?;
     if let Some(page) = kernel.notes.hypercall_page {
         writer.write(page, &[hypercall_page::FILLING; PAGE_SIZE])?;
         for (offset, bytes, len) in hypercall_page::stubs() {

@@ -462,8 +462,19 @@ fn build(elf: &Elf, nr_pages: u64, initrd: &[u8]) -> Result<Built, BuildError> {
     let kernel = Kernel::parse(&file)?;
     let layout = Layout::new(&kernel, nr_pages, initrd.len() as u64)?;
     let memory = MockMachine::new(16384);
+    // As the machine does it: the kernel first, while only the region's frames
+    // are there; the rest without the kernel's file.
+    let of_region = |pfn: Pfn| {
+        if pfn.0 < layout.region_pages() {
+            frames(pfn)
+        } else {
+            None
+        }
+    };
+    populate::write_segments(&memory, &of_region, &layout, &kernel)?;
+    let header = kernel.without_contents();
     let contents = Contents {
-        kernel: &kernel,
+        kernel: &header,
         layout: &layout,
         initrd: match initrd {
             [] => Initrd::None,

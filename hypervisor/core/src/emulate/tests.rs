@@ -583,6 +583,34 @@ proptest! {
 }
 
 #[test]
+fn cached_decoding_sees_new_bytes_and_new_registers() {
+    let mut cache = DecodeCache::default();
+    let mut regs = registers();
+    // mov [rdi], rax; then xchg [rdi], rax at the same address.
+    for bytes in [[0x48, 0x89, 0x07], [0x48, 0x87, 0x07], [0x48, 0x89, 0x07]] {
+        for value in [1, 2] {
+            regs.gpr[gpr::RAX] = value;
+            regs.gpr[gpr::RDI] = 0x1000 * value;
+            let cached = cache.memory_write(&bytes, &regs).unwrap();
+            assert_eq!(cached, decode_memory_write(&bytes, &regs).unwrap());
+            assert_eq!(cached.address, 0x1000 * value);
+        }
+    }
+    // The same bytes elsewhere, and in another mode.
+    let relative = [0x48, 0x89, 0x05, 0x10, 0, 0, 0];
+    for rip in [0x1000, 0x2000, 0x1000] {
+        regs.rip = rip;
+        let cached = cache.memory_write(&relative, &regs).unwrap();
+        assert_eq!(cached.address, rip + 7 + 0x10);
+    }
+    // Too few of the bytes that are known.
+    assert_eq!(
+        cache.memory_write(&relative[..4], &regs),
+        Err(NotDecoded::Truncated)
+    );
+}
+
+#[test]
 fn stack_faults() {
     let mut good = registers();
     good.gpr[gpr::RSP] = 0x7fff_ffff_f000;

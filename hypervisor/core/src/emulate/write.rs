@@ -112,7 +112,7 @@ fn operand_value(instruction: &Instruction, operand: u32, registers: &Registers)
     }
 }
 
-fn describe(instruction: &Instruction, registers: &Registers) -> Option<MemoryWrite> {
+pub(super) fn describe(instruction: &Instruction, registers: &Registers) -> Option<MemoryWrite> {
     let width = Width::of_memory(instruction)?;
     let source = || operand_value(instruction, 1, registers);
     let general = |operand: u32| {

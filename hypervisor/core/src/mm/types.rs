@@ -312,17 +312,17 @@ impl<H: MmHost> Tables<'_, H> {
             if !is_guest_slot(level, slot) {
                 continue;
             }
+            let entry = Pte(frame.load(slot));
+            if !entry.is_present() {
+                held = false;
+                continue;
+            }
             if slot > start.entries && work.preempt.preempt_pending() {
                 info.set_progress(Progress {
                     entries: slot,
                     entry_held: false,
                 });
                 return Err(Error::Restart);
-            }
-            let entry = Pte(frame.load(slot));
-            if !entry.is_present() {
-                held = false;
-                continue;
             }
             match self.get_entry_from(entry, level, held, true, work) {
                 Ok(()) => {}

@@ -260,11 +260,30 @@ impl<H: MmHost> Mm<H> {
         new: Pte,
         preserve_ad: bool,
     ) -> Result<()> {
+        let tables = self.lock(table_owner);
+        if let Some(info) = self.frames().ram(address.frame()) {
+            // The common case, without a reference to the table's frame: as long
+            // as the lock is held, a validated table stays one, and its type
+            // holds the frame.
+            let word = info.type_word();
+            if word.page_type() == PageType::L1
+                && word.is_validated()
+                && word.count() != 0
+                && info.count_word().owner() == Some(table_owner.id())
+            {
+                let update = EntryUpdate {
+                    table: address.frame(),
+                    slot: address.offset() / 8,
+                    new,
+                    preserve_ad,
+                };
+                return tables.update_l1(update, pg_owner);
+            }
+        }
         let page = self
             .get_page(address.frame(), table_owner.id())
             .ok_or(Error::Invalid)?;
         let info = self.frames().ram(page.mfn()).ok_or(Error::Invalid)?;
-        let tables = self.lock(table_owner);
         let update = EntryUpdate {
             table: page.mfn(),
             slot: address.offset() / 8,
