@@ -8,7 +8,7 @@ use overcast_core::builder::elf::Kernel;
 use overcast_core::builder::image::KernelImage;
 use overcast_core::builder::layout::{self, Layout};
 use overcast_core::builder::populate::{self, Contents, Initrd};
-use overcast_core::cpuid::{CpuidPolicy, Hardware, SystemFeatures};
+use overcast_core::cpuid::{CpuidPolicy, Hardware, SystemFeatures, SystemPolicies};
 use overcast_core::error::Error;
 use overcast_core::event::EventChannels;
 use overcast_core::ids::{CpuSet, DomainId, VcpuId};
@@ -99,6 +99,11 @@ fn hardware() -> Hardware {
 /// The features of the machine, and those for guests.
 pub fn system_features() -> SystemFeatures {
     SystemFeatures::new(cpuid, &hardware(), &options().cpuid)
+}
+
+/// The CPU policies of the machine, and those for guests.
+pub fn system_policies() -> SystemPolicies {
+    SystemPolicies::new(cpuid, &hardware(), &options().cpuid)
 }
 
 /// Where the machine's CPUs have their threads, cores and sockets.

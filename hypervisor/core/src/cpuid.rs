@@ -23,9 +23,11 @@ use xen_abi::cpuid::{
 use crate::cmdline::FeatureChoice;
 
 mod featureset;
+mod serialise;
 #[cfg(test)]
 mod tests;
 
+pub use serialise::{MAX_LEAVES, MAX_MSRS, SystemPolicies};
 pub use featureset::{COMMON_1D, FeatureSet, KNOWN, PV_DEFAULT, PV_MAX, by_name};
 
 /// The registers EAX, EBX, ECX and EDX that a leaf gives.

@@ -1,9 +1,10 @@
 //! What the control interfaces (sysctl.h, domctl.h) have in common: operations
 //! with a union of arguments, and bitmaps of any length.
 
+use overcast_core::cpuid::{CpuidPolicy, MAX_LEAVES, MAX_MSRS};
 use overcast_core::error::{Error, Result};
 use overcast_core::ids::CpuSet;
-use xen_abi::xen::XenctlBitmap;
+use xen_abi::xen::{GuestHandle, XenctlBitmap};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::arch::percpu;
@@ -64,4 +65,31 @@ pub fn read_cpus(from: &XenctlBitmap) -> Result<CpuSet> {
         }
     }
     Ok(cpus)
+}
+
+/// Writes the leaves of a policy to a list with room for `room`, or with no list
+/// says how many there may be. Gives the number. ENOBUFS if there are more.
+pub fn write_leaves(policy: &CpuidPolicy, list: GuestHandle, room: u32) -> Result<u32> {
+    if list.is_null() {
+        return Ok(MAX_LEAVES);
+    }
+    write_all(&policy.leaves(), list, room)
+}
+
+/// As [`write_leaves`], for the MSRs of a policy.
+pub fn write_msrs(policy: &CpuidPolicy, list: GuestHandle, room: u32) -> Result<u32> {
+    if list.is_null() {
+        return Ok(MAX_MSRS);
+    }
+    write_all(&policy.msrs(), list, room)
+}
+
+fn write_all<T: IntoBytes + Immutable>(items: &[T], list: GuestHandle, room: u32) -> Result<u32> {
+    for (index, item) in (0..).zip(items) {
+        if index == u64::from(room) {
+            return Err(Error::NoBuffers);
+        }
+        guest::write_item(list, index, item)?;
+    }
+    Ok(items.len() as u32)
 }

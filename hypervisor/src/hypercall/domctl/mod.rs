@@ -93,7 +93,15 @@ fn perform(call: &Call<'_>, domain: &Domain, op: &mut Domctl) -> Result<bool> {
             ctl::put(u, &DomctlAddressSize { size: ADDRESS_SIZE });
             Ok(true)
         }
-        XEN_DOMCTL_GETTSCINFO if is_caller => Err(Error::Invalid),
+        XEN_DOMCTL_GET_CPU_POLICY => {
+            let mut args: DomctlCpuPolicy = ctl::get(u)?;
+            let policy = &domain.cpu_policy;
+            args.nr_leaves = ctl::write_leaves(policy, args.leaves, args.nr_leaves)?;
+            args.nr_msrs = ctl::write_msrs(policy, args.msrs, args.nr_msrs)?;
+            ctl::put(u, &args);
+            Ok(true)
+        }
+        XEN_DOMCTL_SET_CPU_POLICY | XEN_DOMCTL_GETTSCINFO if is_caller => Err(Error::Invalid),
         XEN_DOMCTL_SCHEDULER_OP => {
             info::scheduler(domain, u)?;
             Ok(true)

@@ -1,7 +1,7 @@
 //! `sysctl` (sysctl.h): control of the machine, for a control domain.
 //!
 //! Not there, and answered with ENOSYS: trace buffers, performance counters, lock
-//! profiling, taking pages offline, live patches, and the CPU policies.
+//! profiling, taking pages offline, and live patches.
 
 mod console;
 mod machine;
@@ -69,6 +69,7 @@ fn perform(call: &Call<'_>, op: &mut Sysctl) -> Result<Answer> {
             return Ok(Answer::Done);
         }
         XEN_SYSCTL_GET_CPU_FEATURESET => return machine::featureset(call, u),
+        XEN_SYSCTL_GET_CPU_POLICY => return machine::policy(call, u),
         // There are neither frequencies nor idle states to be managed.
         XEN_SYSCTL_GET_PMSTAT => return Err(Error::NotThere),
         XEN_SYSCTL_PM_OP => {
