@@ -93,7 +93,7 @@ pub fn all() -> Vec<Case> {
             complains(n, Machine::empty(System::Overcast), &["module", "kernel"])
         }),
         case("bad-empty-kernel", |n| {
-            complains(n, with_kernel("empty", &[])?, &["kernel"])
+            complains(n, with_kernel("empty", &[])?, &["kernel", "module"])
         }),
         case("bad-random-kernel", |n| {
             let noise: Vec<u8> = (0..100_000u32)
