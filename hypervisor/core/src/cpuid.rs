@@ -27,8 +27,8 @@ mod serialise;
 #[cfg(test)]
 mod tests;
 
-pub use serialise::{MAX_LEAVES, MAX_MSRS, SystemPolicies};
 pub use featureset::{COMMON_1D, FeatureSet, KNOWN, PV_DEFAULT, PV_MAX, by_name};
+pub use serialise::{MAX_LEAVES, MAX_MSRS, SystemPolicies};
 
 /// The registers EAX, EBX, ECX and EDX that a leaf gives.
 pub type Leaf = [u32; 4];

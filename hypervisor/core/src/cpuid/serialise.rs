@@ -84,7 +84,14 @@ impl CpuidPolicy {
     pub fn leaves(&self) -> Vec<CpuidLeaf> {
         let mut out = Vec::new();
         let mut put = |leaf, subleaf, [a, b, c, d]: Leaf| {
-            out.push(CpuidLeaf { leaf, subleaf, a, b, c, d });
+            out.push(CpuidLeaf {
+                leaf,
+                subleaf,
+                a,
+                b,
+                c,
+                d,
+            });
         };
         for (leaf, &basic) in (0..=self.basic[0][0]).zip(&self.basic) {
             match leaf {
@@ -126,7 +133,11 @@ impl CpuidPolicy {
     /// The MSRs.
     pub fn msrs(&self) -> [MsrEntry; MAX_MSRS as usize] {
         let entry = |idx, val| MsrEntry { idx, flags: 0, val };
-        let faulting = if self.cpuid_faulting { CPUID_FAULTING } else { 0 };
+        let faulting = if self.cpuid_faulting {
+            CPUID_FAULTING
+        } else {
+            0
+        };
         [
             entry(PLATFORM_INFO, faulting),
             entry(ARCH_CAPABILITIES, self.arch_capabilities()),
@@ -141,7 +152,12 @@ mod tests {
     /// A CPU with all components of state, caches and leaves that there could be.
     fn everything(leaf: u32, subleaf: u32) -> Leaf {
         match (leaf, subleaf) {
-            (0, _) => [0x20, u32::from_le_bytes(*b"Genu"), u32::from_le_bytes(*b"ntel"), u32::from_le_bytes(*b"ineI")],
+            (0, _) => [
+                0x20,
+                u32::from_le_bytes(*b"Genu"),
+                u32::from_le_bytes(*b"ntel"),
+                u32::from_le_bytes(*b"ineI"),
+            ],
             (0x8000_0000, _) => [0x8000_0030, 0, 0, 0],
             _ => [u32::MAX; 4],
         }
@@ -150,7 +166,12 @@ mod tests {
     #[test]
     fn leaves_are_in_order_and_no_more_than_there_may_be() {
         let policies = SystemPolicies::new(everything, &Hardware::default(), &[]);
-        for policy in [&policies.raw, &policies.host, &policies.pv_max, &policies.pv_default] {
+        for policy in [
+            &policies.raw,
+            &policies.host,
+            &policies.pv_max,
+            &policies.pv_default,
+        ] {
             let leaves = policy.leaves();
             assert!(leaves.len() <= MAX_LEAVES as usize, "{}", leaves.len());
             assert!(leaves.is_sorted_by(|a, b| (a.leaf, a.subleaf) < (b.leaf, b.subleaf)));
