@@ -164,7 +164,8 @@ pub fn create() -> Arc<Domain> {
             pages >> 8
         )),
     };
-    let max_pages = max_pages.max(pages);
+    // A number of pages of a domain is 32 bits wide for the tools.
+    let max_pages = max_pages.max(pages).min(u64::from(u32::MAX));
 
     let memory = match mm().create_domain(DomainId::DOM0, true, max_pages) {
         Ok(memory) => memory,

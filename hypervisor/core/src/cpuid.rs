@@ -181,7 +181,11 @@ impl SystemFeatures {
         host: &[FeatureChoice],
     ) -> Self {
         let policy = CpuidPolicy::from_hardware(&raw, hardware, false);
-        let host = policy.host_features(host);
+        let mut host = policy.host_features(host);
+        // These say what the operating system set up.
+        for feature in [f::OSXSAVE, f::OSPKE] {
+            host.set(feature, false);
+        }
         let pv_max = policy.max_features(&host, hardware);
         let pv_default = policy.default_features(&pv_max, &host);
         Self {

@@ -2,10 +2,11 @@
 
 use core::mem::offset_of;
 
+use overcast_core::cpuid::COMMON_1D;
 use overcast_core::error::{Error, Result};
 use overcast_core::machine::Memory;
 use overcast_core::topology::Place;
-use xen_abi::cpufeatureset::FEATURESET_WORDS;
+use xen_abi::cpufeatureset::{FEATURESET_E1D, FEATURESET_WORDS};
 use xen_abi::physdev::PhysdevPciDevice;
 use xen_abi::sysctl::*;
 
@@ -13,7 +14,7 @@ use super::super::{Call, ctl};
 use super::{Answer, write_field};
 use crate::arch::{memory, percpu, time};
 use crate::host::Host;
-use crate::start::options;
+use crate::start::{boot_info, options};
 use crate::{dom0, guest, schedule};
 
 /// Nodes that Xen is built for, which is what it says of the highest number.
@@ -38,6 +39,8 @@ pub fn physinfo() -> SysctlPhysinfo {
         .iter_mut()
         .zip(dom0::system_features().host.0)
         .for_each(|(to, from)| *to = from);
+    // Bits that AMD repeats here are not counted as features of their own.
+    hw_cap[FEATURESET_E1D] &= !COMMON_1D;
     let mut capabilities = XEN_SYSCTL_PHYSCAP_PV | XEN_SYSCTL_PHYSCAP_GNTTAB_V1;
     if options().gnttab_max_ver >= 2 {
         capabilities |= XEN_SYSCTL_PHYSCAP_GNTTAB_V2;
@@ -53,7 +56,7 @@ pub fn physinfo() -> SysctlPhysinfo {
         capabilities,
         arch_capabilities: 0,
         pad: 0,
-        total_pages: memory::total_frames(),
+        total_pages: boot_info().ram_bytes() >> 12,
         free_pages: memory::heap().free_frames(),
         scrub_pages: 0,
         outstanding_pages: 0,
