@@ -325,7 +325,12 @@ fn console_keys(name: &str) -> Result<(), String> {
 
 /// A hostile kernel on four vCPUs (`qemu-tests/pv/fuzz.c`), once for each seed, for
 /// some seconds each: it may die, or do nothing for ever, but the hypervisor lives.
-fn fuzz(name: &str, seeds: std::ops::RangeInclusive<u32>, seconds: u64) -> Result<(), String> {
+fn fuzz(
+    name: &str,
+    seeds: std::ops::RangeInclusive<u32>,
+    seconds: u64,
+    must_answer: bool,
+) -> Result<(), String> {
     for seed in seeds {
         let mut machine = Machine::empty(System::Overcast).cpus(2).memory(512);
         machine.options = "console=com1 dom0_mem=128M dom0_max_vcpus=4".to_owned();
