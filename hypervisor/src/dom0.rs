@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use overcast_core::addr::{Mfn, Pfn};
 use overcast_core::builder::elf::Kernel;
-use overcast_core::builder::image::KernelImage;
+use overcast_core::builder::image::{Compression, KernelImage};
 use overcast_core::builder::layout::{self, Layout};
 use overcast_core::builder::populate::{self, Contents, Initrd};
 use overcast_core::cpuid::{CpuidPolicy, Hardware, SystemFeatures};
@@ -31,6 +31,9 @@ const CHUNK_ORDER: u32 = 10;
 /// What is left to the hypervisor of a machine's memory, in pages, whatever
 /// `dom0_mem` says.
 const RESERVE: u64 = 16 << 8;
+/// What unpacking may take beside the kernel's size, in pages. For Linux's xz
+/// dictionary of 32 MiB, 44 MiB are not enough.
+const UNPACK_WINDOW: u64 = 72 << 8;
 /// IA32_ARCH_CAPABILITIES.
 const ARCH_CAPABILITIES: u32 = 0x10a;
 /// MSR_PLATFORM_INFO: bit 31 says that CPUID can be made to fault.
@@ -132,11 +135,20 @@ pub fn create() -> Arc<Domain> {
         Ok(image) => image,
         Err(error) => fail(format_args!("Dom0 kernel: {error}")),
     };
+    // Decompressors keep a window of what they wrote; if there is no room for it,
+    // they only say that they failed.
+    let window = match image.compression() {
+        Compression::Xz | Compression::Lzma | Compression::Zstd => UNPACK_WINDOW,
+        _ => 0,
+    };
     let mut unpacked = Vec::new();
-    if unpacked.try_reserve_exact(image.buffer_size()).is_err() {
+    if unpacked.try_reserve_exact(image.buffer_size()).is_err()
+        || memory::heap().free_frames() < window
+    {
         fail(format_args!(
-            "Too little memory to unpack the Dom0 kernel: it takes {} MiB",
-            image.buffer_size() >> 20
+            "Too little memory to unpack the Dom0 kernel: it takes {} MiB, and {} MiB meanwhile",
+            image.buffer_size() >> 20,
+            window >> 8
         ));
     }
     unpacked.resize(image.buffer_size(), 0);

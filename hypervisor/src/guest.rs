@@ -30,7 +30,16 @@ pub fn read_some(from: GuestVirtual, to: &mut [u8]) -> usize {
         return 0;
     }
     // SAFETY: as in `read_bytes`.
-    to.len() - unsafe { guest_copy(to.as_mut_ptr() as u64, from.0, to.len()) }
+    let left = unsafe { guest_copy(to.as_mut_ptr() as u64, from.0, to.len()) };
+    let done = to.len() - left;
+    // A fault may have come in the middle of a word: its first bytes can be read.
+    let last = left.min(7);
+    let (to, from) = (
+        to.as_mut_ptr() as u64 + done as u64,
+        from.0.wrapping_add(done as u64),
+    );
+    // SAFETY: as above, for a part.
+    done + last - unsafe { guest_copy(to, from, last) }
 }
 
 /// Copies bytes to the guest. EFAULT if any of them cannot be written.
@@ -51,7 +60,16 @@ pub fn write_some(to: GuestVirtual, from: &[u8]) -> usize {
         return 0;
     }
     // SAFETY: as in `write_bytes`.
-    from.len() - unsafe { guest_copy(to.0, from.as_ptr() as u64, from.len()) }
+    let left = unsafe { guest_copy(to.0, from.as_ptr() as u64, from.len()) };
+    let done = from.len() - left;
+    // As in `read_some`.
+    let last = left.min(7);
+    let (to, from) = (
+        to.0.wrapping_add(done as u64),
+        from.as_ptr() as u64 + done as u64,
+    );
+    // SAFETY: as above, for a part.
+    done + last - unsafe { guest_copy(to, from, last) }
 }
 
 /// Reads a value. EFAULT if it cannot be read.

@@ -133,7 +133,7 @@ static void operations(void)
     upcalls_on();
     volatile struct vcpu_time_info *t = &shared->vcpu_info[0].time;
     H1(set_timer_op, t->system_time + 50000000);
-    while (!upcalls) H2(sched_op, SCHEDOP_block, 0);
+    while (!pending(timer)) H2(sched_op, SCHEDOP_block, 0);
     upcalls_off();
     say("timer woke us: pending %d", pending(timer));
     result("reset", EV(reset, { DOMID_SELF }));

@@ -95,7 +95,7 @@ pub fn all() -> Vec<Case> {
             complains(n, Machine::empty(System::Overcast), &["module", "kernel"])
         }),
         case("bad-empty-kernel", |n| {
-            complains(n, with_kernel("empty", &[])?, &["kernel"])
+            complains(n, with_kernel("empty", &[])?, &["kernel", "module"])
         }),
         case("bad-random-kernel", |n| {
             let noise: Vec<u8> = (0..100_000u32)
@@ -219,8 +219,8 @@ fn works(session: &mut Session, system: System, vcpus: u32) -> Result<(), String
     session.wait_for("init: work done")?;
     session.wait_for("init: slept ")?;
     let slept = session.rest_of_line()?;
-    // The clock may tick over while one second is slept.
-    if !slept.starts_with("1 s") && !slept.starts_with("2 s") {
+    // A loaded host may make it longer, nothing may make it shorter.
+    if slept.starts_with('0') || slept.starts_with('-') {
         return Err(session.failure(&format!("slept {slept} for 1 s")));
     }
     session.wait_for("init: dmesg checked")
@@ -359,9 +359,7 @@ fn fuzz(
 fn complains(name: &str, machine: Machine, words: &[&str]) -> Result<(), String> {
     let mut session = Session::start(&machine.options("noreboot"), name)?;
     session.fatal_signs = false;
-    session.patience = session.patience.min(std::time::Duration::from_secs(60));
-    // A machine that stays is waited for in vain: what it has said is what counts.
-    let ended = session.wait_exit();
+    session.wait_for_any(&["Manual reset required", "Linux version"])?;
     let text = session.text().to_lowercase();
     if text.contains("linux version") {
         return Err(session.failure("the guest was started"));
@@ -369,21 +367,14 @@ fn complains(name: &str, machine: Machine, words: &[&str]) -> Result<(), String>
     if text.contains("panicked at") {
         return Err(session.failure("bad input is no reason to panic"));
     }
-    let complaint = text.lines().any(|line| {
-        words.iter().any(|word| line.contains(word))
-            && [
-                "error", "cannot", "no ", "not ", "missing", "too ", "fail", "lack",
-            ]
-            .iter()
-            .any(|sign| line.contains(sign))
-    });
+    let complaint = text
+        .lines()
+        .filter(|line| line.contains("panic on cpu") || line.contains("error"))
+        .any(|line| words.iter().any(|word| line.contains(word)));
     if complaint {
         Ok(())
     } else {
-        Err(session.failure(&format!(
-            "no complaint about {words:?} (ended: {})",
-            ended.is_ok()
-        )))
+        Err(session.failure(&format!("no complaint about {words:?}")))
     }
 }
 

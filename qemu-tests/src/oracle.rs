@@ -26,6 +26,7 @@ pub const GROUPS: &[&str] = &[
     "callbacks",
     "platform",
     "multicall",
+    "edges",
 ];
 
 /// Answers that differ on purpose, each with the reason.

@@ -143,7 +143,7 @@ pub fn iret(call: &mut Call<'_>) -> Result<i64> {
     let regs = &mut *call.regs;
     regs.rip = frame.rip;
     regs.cs = u64::from(frame.cs as u16 | 3);
-    regs.rflags = (frame.rflags & !(rflags::IOPL | rflags::VM)) | rflags::IF | rflags::FIXED;
+    regs.rflags = (frame.rflags & !(rflags::IOPL | rflags::VM)) | rflags::IF;
     regs.rflags &= rflags::VALID;
     regs.rsp = frame.rsp;
     regs.ss = u64::from(frame.ss as u16 | 3);

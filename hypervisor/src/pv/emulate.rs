@@ -224,7 +224,9 @@ pub fn privileged(vcpu: &Vcpu, regs: &mut Registers) -> bool {
             let outcome = perform(vcpu, regs, &mut state, what);
             match outcome {
                 Outcome::Done(hit) => {
-                    let step = state.advance(length);
+                    // Xen does not count CLI and STI as steps.
+                    let counts = !matches!(what, Privileged::Cli | Privileged::Sti);
+                    let step = state.advance(length) && counts;
                     from_decoder(regs, &state);
                     Outcome::Done(hit | if step { DR6_STEP } else { 0 })
                 }
@@ -462,7 +464,7 @@ fn string_io(vcpu: &Vcpu, state: &mut emulate::Registers, io: &StringIo, input: 
     let mut done = 0;
     while done < io.count {
         let at = GuestVirtual(io.item(done));
-        if !at.is_canonical() {
+        if !at.access_ok(1) {
             let number = if io.stack_segment {
                 vector::STACK_FAULT
             } else {
@@ -484,7 +486,8 @@ fn string_io(vcpu: &Vcpu, state: &mut emulate::Registers, io: &StringIo, input: 
         }
         hit |= io_breakpoints(vcpu, io.port, io.width);
         done += 1;
-        if hit != 0 || (done % STRING_BATCH == 0 && hypercall::preempt_pending(vcpu)) {
+        let stop = hit != 0 || state.rflags & emulate::FLAG_TF != 0;
+        if stop || (done % STRING_BATCH == 0 && hypercall::preempt_pending(vcpu)) {
             break;
         }
     }

@@ -13,7 +13,7 @@
 //!
 //! Segments, the initrd unless in place, the p2m list, start_info, the hypercall
 //! page and page tables. Entries of tables are PRESENT, RW, USER, ACCESSED; those
-//! of L2 to L4 also DIRTY. L1 entries carry the bit that marks a mapping of a
+//! of L2 to L4 also DIRTY, and so those of the kernel, the p2m and start_info. L1 entries carry the bit that marks a mapping of a
 //! guest's kernel (bit 52). A page that is a page table is mapped without RW.
 
 use super::layout::{Layout, OutsideP2m};
@@ -133,7 +133,7 @@ pub fn populate<M: Memory + ?Sized>(
         frames,
         layout,
     };
-    let tables = writer.write_tables()?;
+    let tables = writer.write_tables(kernel)?;
     write_segments(memory, frames, layout, kernel)?;
     if let Some(page) = kernel.notes.hypercall_page {
         writer.write(page, &[hypercall_page::FILLING; PAGE_SIZE])?;
@@ -286,7 +286,7 @@ impl<M: Memory + ?Sized, F: Fn(Pfn) -> Option<Mfn>> Writer<'_, M, F> {
     }
 
     /// Writes all page tables: the region's, and those of a p2m outside it.
-    fn write_tables(&self) -> Result<Vec<TablePage>, BuildError> {
+    fn write_tables(&self, kernel: &Kernel<'_>) -> Result<Vec<TablePage>, BuildError> {
         let layout = self.layout;
         let no_room = BuildError::OutOfBounds("the page tables");
         let first = layout.pfn_of(layout.page_tables.start).ok_or(no_room)?;
@@ -298,7 +298,17 @@ impl<M: Memory + ?Sized, F: Fn(Pfn) -> Option<Mfn>> Writer<'_, M, F> {
         let mut walk = Walk { l4, at_hand: None };
         for pfn in 0..layout.region_pages() {
             let address = layout.region.start + pfn * PAGE;
-            let flags = if own.contains(&pfn) { LEAF & !RW } else { LEAF };
+            // Xen writes the image, the list and the page by this mapping.
+            let written = (kernel.start & !(PAGE - 1)..kernel.end).contains(&address)
+                || layout.p2m.contains(&address)
+                || layout.start_info == address;
+            let flags = if own.contains(&pfn) {
+                LEAF & !RW
+            } else if written {
+                LEAF | DIRTY
+            } else {
+                LEAF
+            };
             self.map(&mut walk, &mut tables, &mut pool, address, Pfn(pfn), flags)?;
         }
 
