@@ -270,7 +270,7 @@ pub fn with_vcpu(domain: DomainId, vcpu: VcpuId, call: impl FnOnce(&Vcpu)) {
 
 /// An event for a consumer in the hypervisor. There is none yet.
 pub fn hypervisor_event(event: HypervisorEvent) {
-    log::debug!("an event for nobody: {event:?}");
+    log::debug!(target: crate::arch::console::GUEST, "an event for nobody: {event:?}");
 }
 
 /// Ends a domain for a reason (`SHUTDOWN_*`, sched.h). Dom0's end is the machine's.

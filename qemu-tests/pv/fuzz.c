@@ -191,6 +191,8 @@ static u64 choose(u32 cpu, u64 a[6])
         return __HYPERVISOR_memory_op;
     case 21: case 22: case 23:
         a[0] = below(cpu, 16), a[1] = structure(cpu);
+        /* Events go on arriving, mostly: they end what would go on for ever. */
+        if (a[0] == EVTCHNOP_init_control && below(cpu, 100)) a[0] = EVTCHNOP_send;
         return __HYPERVISOR_event_channel_op;
     case 24: case 25: case 26:
         a[0] = below(cpu, 14), a[1] = structure(cpu), a[2] = below(cpu, 8) ? 1 + below(cpu, 4) : value(cpu);
@@ -200,6 +202,7 @@ static u64 choose(u32 cpu, u64 a[6])
         a[0] = ops[below(cpu, sizeof(ops))], a[1] = below(cpu, 8) ? other : value(cpu), a[2] = structure(cpu);
         /* What went down is to come back. */
         if (a[0] == VCPUOP_down && (cpus == 1 || below(cpu, 3))) a[0] = VCPUOP_up;
+        if (a[0] == VCPUOP_register_vcpu_info && below(cpu, 100)) a[0] = VCPUOP_send_nmi;
         if (a[0] == VCPUOP_down) a[1] = 1 + below(cpu, cpus - 1);
         return __HYPERVISOR_vcpu_op;
     }
@@ -263,6 +266,8 @@ static u64 choose(u32 cpu, u64 a[6])
         return __HYPERVISOR_domctl;
     case 41:
         *(u32 *)filled(cpu) = below(cpu, 32), ((u32 *)argument[cpu])[1] = XEN_SYSCTL_INTERFACE_VERSION, a[0] = (u64)argument[cpu];
+        /* 'R' would be the end, and some print much. */
+        if (*(u32 *)argument[cpu] == XEN_SYSCTL_debug_keys) *(u32 *)argument[cpu] = XEN_SYSCTL_physinfo;
         return __HYPERVISOR_sysctl;
     case 42:
         a[0] = below(cpu, 3) ? 0 : value(cpu);

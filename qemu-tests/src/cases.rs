@@ -48,6 +48,8 @@ pub fn all() -> Vec<Case> {
         case("noreboot", noreboot),
         case("crash", crashes),
         case("console-keys", console_keys),
+        case("fuzz", |n| fuzz(n, 1..=2, 40, false)),
+        soak("fuzz-long", |n| fuzz(n, 100..=120, 240, true)),
         case("reference-shell", |n| shell_answers(n, System::Xen)),
         // Where something fails here too, it is not the hypervisor's doing.
         case("reference-xen", |n| boots(n, linux(System::Xen)?.cpus(2))),
@@ -319,6 +321,37 @@ fn console_keys(name: &str) -> Result<(), String> {
     } else {
         Err(session.failure(&format!("the shell answered {answer:?}")))
     }
+}
+
+/// A hostile kernel on four vCPUs (`qemu-tests/pv/fuzz.c`), once for each seed, for
+/// some seconds each: it may die, or do nothing for ever, but the hypervisor lives.
+fn fuzz(
+    name: &str,
+    seeds: std::ops::RangeInclusive<u32>,
+    seconds: u64,
+    must_answer: bool,
+) -> Result<(), String> {
+    for seed in seeds {
+        let mut machine = Machine::empty(System::Overcast).cpus(2).memory(512);
+        machine.options = "console=com1 dom0_mem=128M dom0_max_vcpus=4".to_owned();
+        machine.modules = vec![(artefacts::probe()?, format!("fuzz {seed} 100000000 4"))];
+        let mut session = Session::start(&machine, name)?;
+        session.fatal_signs = false;
+        session.wait_for("fuzz: 0")?;
+        session.patience = std::time::Duration::from_secs(seconds);
+        let ended = session.wait_for_any(&["Hardware Dom0", "Panic on CPU"]);
+        let bad = ["Panic on CPU", "panicked at", "mm: "];
+        if bad.iter().any(|sign| session.text().contains(sign)) {
+            return Err(session.failure(&format!("seed {seed} was too much")));
+        }
+        if must_answer && ended.is_err() {
+            // It still runs: the hypervisor answers.
+            session.send(b"\x01\x01\x01")?;
+            session.send(b"h")?;
+            session.wait_for("installed handlers")?;
+        }
+    }
+    Ok(())
 }
 
 /// The hypervisor says what is wrong, in a line with one of the words, and the

@@ -17,6 +17,9 @@ use crate::vcpu;
 pub unsafe extern "C" fn exception(frame: *mut Registers) -> *mut Registers {
     // SAFETY: the entry code's frame is exclusively ours.
     let regs = unsafe { &mut *frame };
+    if regs.rflags & rflags::VM != 0 && !regs.is_guest() {
+        return from_virtual_8086(frame);
+    }
     match regs.vector as u8 {
         vector::NMI => apic::handle_nmi(regs),
         vector::MACHINE_CHECK => crate::arch::mce::handle(regs),
@@ -26,6 +29,26 @@ pub unsafe extern "C" fn exception(frame: *mut Registers) -> *mut Registers {
         _ => return hypervisor_exception(frame),
     }
     frame
+}
+
+/// There is no virtual-8086 mode in 64-bit mode, but QEMU's CPU lets ring 3 get
+/// there by a 32-bit IRET. It is the guest all the same, and gets a #GP as if the
+/// IRET had faulted.
+fn from_virtual_8086(frame: *mut Registers) -> *mut Registers {
+    // SAFETY: the entry code's frame is exclusively ours.
+    let mut whole = unsafe { frame.read() };
+    match whole.vector as u8 {
+        number @ 32.. => apic::handle_vector(number),
+        vector::NMI => apic::handle_nmi(&mut whole),
+        _ => {}
+    }
+    whole.rflags &= !rflags::VM;
+    whole.cs |= 3;
+    whole.ss |= 3;
+    whole.vector = vector::GENERAL_PROTECTION.into();
+    whole.error_code = 0;
+    guest_exception(&mut whole);
+    write_guest_frame(whole)
 }
 
 /// The faulting address of the page fault that is being handled.
@@ -77,16 +100,6 @@ fn hypervisor_exception(frame: *mut Registers) -> *mut Registers {
     let regs = unsafe { &mut *frame };
     let vector = regs.vector as u8;
     let mut address = 0;
-    if regs.rflags & rflags::VM != 0 && core::ptr::eq(frame, percpu::guest_frame()) {
-        // No CPU has virtual-8086 mode here, but QEMU's lets ring 3 get there by a
-        // 32-bit IRET. It is the guest's frame all the same.
-        regs.rflags &= !rflags::VM;
-        regs.cs |= 3;
-        regs.vector = vector::GENERAL_PROTECTION.into();
-        regs.error_code = 0;
-        guest_exception(regs);
-        return frame;
-    }
     if vector == vector::PAGE_FAULT && percpu::try_this().is_some() {
         address = read_cr2();
         // Loading a selector of the guest's LDT: show the page and try again.

@@ -180,7 +180,7 @@ fn set_link(word: SharedU32<'_>, link: u32) -> bool {
         }
     }
     // The guest breaks the protocol: the event is lost to it.
-    log::debug!("FIFO event word unstable, port {link} not linked");
+    log::debug!(target: "guest", "FIFO event word unstable, port {link} not linked");
     word.clear(BUSY);
     true
 }
@@ -279,7 +279,7 @@ impl EventChannels {
             let Some((control, at)) = self.control_block(host, vcpu) else {
                 // The guest must not unmask an event before there is a control
                 // block for its vCPU, so the event may be dropped.
-                log::debug!("d{}v{vcpu} has no FIFO control block", self.domain);
+                log::debug!(target: "guest", "d{}v{vcpu} has no FIFO control block", self.domain);
                 return;
             };
 
@@ -317,6 +317,7 @@ impl EventChannels {
             return;
         }
         log::debug!(
+            target: "guest",
             "d{} port {port} lost event: its queue keeps changing",
             self.domain
         );
