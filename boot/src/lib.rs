@@ -166,7 +166,12 @@ impl BootInfo {
             return Err(BootError::NoRam);
         }
         self.check_modules(&image)?;
-        self.map.align_to_pages()
+        self.map.align_to_pages()?;
+        // RAM in pieces smaller than a page is none.
+        if self.map.ram_bytes() == 0 {
+            return Err(BootError::NoRam);
+        }
+        Ok(())
     }
 
     /// Forgets everything, without a copy of this large structure on the stack.
