@@ -39,6 +39,7 @@ const ALLOWED: &[&str] = &[
     // Linux on names of mitigations, and on the options of its own command line.
     "Spectre V",
     "WARNING: Spectre",
+    "Speculative Return Stack Overflow: WARNING: See",
     // What is typed, echoed (session.rs).
     "=BEG\"\"IN=",
     // Xen's own when asked for verbose logs.
