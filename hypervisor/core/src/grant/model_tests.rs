@@ -335,9 +335,21 @@ fn step<'w>(world: &'w World, cpus: &'w [Cpu<'w>], model: &mut Model<'w>, op: &O
             CopySession::new(&world.cpu(d), &world.table(d))
                 .copy(&mut op)
                 .unwrap();
+            // The first use for writing looks at the entry again: the granter may
+            // have put another frame there meanwhile.
+            let mut uses = model.uses(granter, reference).peekable();
+            let looks_again = write && uses.peek().is_some() && uses.all(|u| u.is_readonly());
+            let now = model.grant(granter, reference).frame;
             let expected = model
                 .permits(d, granter, reference, !write)
                 .and_then(|frame| {
+                    if looks_again && now != frame {
+                        return Err(if Model::owner(now) == granter {
+                            GrantError::General
+                        } else {
+                            GrantError::BadPage
+                        });
+                    }
                     let to = if write { frame } else { first_frame(d) + own };
                     if model.is_table(to) {
                         Err(GrantError::General)
