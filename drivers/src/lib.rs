@@ -1,4 +1,6 @@
 //! Blanket drivers: what Overcast drives on each first layer.
+//!
+//! Drivers meet in the traits of [`block`] and [`net`]; backends know nothing else of them.
 #![no_std]
 
 extern crate alloc;
@@ -6,3 +8,14 @@ extern crate alloc;
 extern crate std;
 
 pub mod acpi;
+pub mod block;
+pub mod net;
+
+/// A piece of machine memory, in a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Segment {
+    /// Machine address of its first byte.
+    pub address: u64,
+    /// Bytes.
+    pub length: u32,
+}

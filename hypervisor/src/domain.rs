@@ -268,9 +268,9 @@ pub fn with_vcpu(domain: DomainId, vcpu: VcpuId, call: impl FnOnce(&Vcpu)) {
     }
 }
 
-/// An event for a consumer in the hypervisor. There is none yet.
+/// An event for a consumer in the hypervisor: a backend or the store.
 pub fn hypervisor_event(event: HypervisorEvent) {
-    log::debug!(target: crate::arch::console::GUEST, "an event for nobody: {event:?}");
+    crate::io::raise_consumer(event.consumer);
 }
 
 /// Ends a domain for a reason (`SHUTDOWN_*`, sched.h). Dom0's end is the machine's.

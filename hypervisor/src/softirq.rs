@@ -31,6 +31,8 @@ pub enum Timer {
     Poll,
     /// A domain's watchdog; the number is in the vCPU's place.
     Watchdog,
+    /// A task's (see [`crate::io`]); its number is in the vCPU's place.
+    Io,
 }
 
 /// A timer in a CPU's queue.
@@ -78,6 +80,9 @@ pub fn run(regs: &mut Registers) {
     if is(SoftIrq::Log) {
         domain::send_global_virq(VIRQ_CON_RING);
     }
+    if is(SoftIrq::Io) {
+        crate::io::run_waiting();
+    }
     if is(SoftIrq::Schedule) {
         schedule::schedule(regs);
     }
@@ -110,6 +115,10 @@ fn fire(token: Token, deadline: u64, now: u64) {
         }
         return;
     }
+    if token.kind == Timer::Io {
+        crate::io::timer_fired(token.vcpu.0);
+        return;
+    }
     let Some(domain) = domain::find(token.domain) else {
         return;
     };
@@ -133,7 +142,7 @@ fn fire(token: Token, deadline: u64, now: u64) {
             domain.events.poll_end(vcpu.id);
             schedule::wake_poller(vcpu);
         }
-        Timer::Watchdog => {}
+        Timer::Watchdog | Timer::Io => {}
     }
 }
 
@@ -207,6 +216,32 @@ pub fn set_watchdog(domain: &Domain, index: u32, deadline: Option<u64>) {
         Some(deadline) => set(token, place, deadline),
         None => cancel(token, place),
     }
+}
+
+fn io_token(number: u16) -> Token {
+    Token {
+        kind: Timer::Io,
+        domain: DomainId::XEN,
+        vcpu: VcpuId(number.into()),
+    }
+}
+
+/// Sets the timer of a task, ns of system time.
+pub fn set_io_timer(number: u16, place: &AtomicU32, deadline: u64) {
+    set(io_token(number), place, deadline);
+}
+
+/// Stops the timer of a task.
+pub fn cancel_io_timer(number: u16, place: &AtomicU32) {
+    cancel(io_token(number), place);
+}
+
+/// Makes room for the timer of one more task, on whichever CPU it may run.
+pub fn reserve_io_timer() -> Result<()> {
+    for cpu in percpu::all() {
+        QUEUES[cpu.cpu.0 as usize].lock().reserve(1)?;
+    }
+    Ok(())
 }
 
 /// Makes room for the timers of one more vCPU, on whichever CPU it may run. Half

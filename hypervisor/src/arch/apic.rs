@@ -408,7 +408,7 @@ pub fn handle_vector(vector: u8) {
         0x20..=0x2f => {}
         _ => {
             eoi();
-            if UNEXPECTED.fetch_add(1, Ordering::Relaxed) < 8 {
+            if !crate::io::interrupt(vector) && UNEXPECTED.fetch_add(1, Ordering::Relaxed) < 8 {
                 log::warn!("Unexpected interrupt vector {vector:#x}");
             }
         }

@@ -91,6 +91,8 @@ pub enum SoftIrq {
     Stop = 1 << 4,
     /// Tell Dom0 that there is more in the log.
     Log = 1 << 5,
+    /// Run the drivers' and backends' tasks that wait.
+    Io = 1 << 6,
 }
 
 /// `idle_since` of a CPU that is not idle.
