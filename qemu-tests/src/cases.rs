@@ -2,7 +2,7 @@
 
 use crate::artefacts;
 use crate::guest_log;
-use crate::machine::{Board, Machine, System};
+use crate::machine::{Board, Firmware, Machine, System};
 use crate::oracle;
 use crate::session::Session;
 
@@ -44,6 +44,8 @@ pub fn all() -> Vec<Case> {
             boots_with(n, stock()?.cpus(4).options("dom0_max_vcpus=2"), 2)
         }),
         case("shell", |n| shell_answers(n, System::Overcast)),
+        case("image-bios", |n| image(n, Firmware::Bios)),
+        case("image-uefi", |n| image(n, Firmware::Uefi)),
         case("reboot", reboots),
         case("noreboot", noreboot),
         case("crash", crashes),
@@ -269,6 +271,44 @@ fn disk_root(name: &str, machine: &Machine) -> Result<(), String> {
         return Err(session.failure(&format!("the root is {answer:?}")));
     }
     session.send_line("poweroff -f")?;
+    session.wait_exit()?;
+    guest_log::check(session.text())
+}
+
+/// The disk image for clouds boots by its GRUB to a login, takes name and password from
+/// the disk with metadata, and grows to the size of its disk.
+fn image(name: &str, firmware: Firmware) -> Result<(), String> {
+    let machine = Machine::cloud_image(firmware, name)?;
+    let mut session = Session::start(&machine, name)?;
+    session.wait_for("(Multiboot 2), loader: GRUB")?;
+    session.wait_for("login: ")?;
+    // Until it is done, which may be before or after, the password is not set.
+    if !session.text().contains("first boot: done") {
+        session.wait_for("first boot: done")?;
+    }
+    session.send_line("root")?;
+    session.wait_for("Password: ")?;
+    session.send_line("secret")?;
+    session.wait_for("# ")?;
+    session.shell("stty cols 500; dmesg -n 1")?;
+    for (command, expected) in [
+        ("hostname", "seeded"),
+        ("cat /sys/hypervisor/type", "xen"),
+        ("findmnt -n -o SOURCE /", "/dev/xvda3"),
+        // 3 GiB less the other partitions; the image was made for 2.
+        (
+            "[ $(df --output=size -k / | tail -1) -gt 2800000 ] && echo grown",
+            "grown",
+        ),
+        ("systemctl is-active ssh", "active"),
+        ("systemctl --failed --quiet --no-legend --plain", ""),
+    ] {
+        let answer = session.shell(command)?;
+        if answer != expected {
+            return Err(session.failure(&format!("`{command}` gave {answer:?}")));
+        }
+    }
+    session.send_line("systemctl poweroff")?;
     session.wait_exit()?;
     guest_log::check(session.text())
 }
