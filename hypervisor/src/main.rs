@@ -12,6 +12,8 @@ mod arch;
 mod boot;
 mod build_info;
 mod context;
+#[allow(dead_code)] // its users come with the backends
+mod devices;
 mod dom0;
 mod domain;
 mod dump;
@@ -53,6 +55,7 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
     start::init_cpus(secondary_main);
     time::init_wall_clock();
     keys::register();
+    devices::init();
     let dom0 = dom0::create();
     if let Some(vcpu) = dom0.vcpu(overcast_core::ids::VcpuId(0)) {
         schedule::wake(vcpu);
