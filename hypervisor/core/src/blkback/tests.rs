@@ -483,7 +483,7 @@ fn check_answer(w: &World, known: &Known, model: &mut [u8], answer: (u64, u8, i1
     let at = known.area * AREA;
     match known.kind {
         // Written: the area is as its frames were.
-        1 | 2 | 3 => (0..u64::from(known.segments)).for_each(|n| {
+        1..=3 => (0..u64::from(known.segments)).for_each(|n| {
             let sector = (at + n) as usize;
             model[sector] = known.value;
             assert_eq!(w.disk.state.lock().unwrap().data[sector * 512], known.value);

@@ -25,7 +25,7 @@ fn disk(block: usize) -> Vec<u8> {
     for (n, name, first, last) in [(0, "root", 100u64, 199u64), (2, "swäp", 200, 255)] {
         let mut label = GptPartitionName([0; 72]);
         for (n, c) in name.chars().enumerate() {
-            label.set_char(n, c.try_into().unwrap()).unwrap();
+            label.set_char(n, c).unwrap();
         }
         let entry = GptPartitionEntry {
             partition_type_guid: GptPartitionType(guid!("0fc63daf-8483-4772-8e79-3d69d8477de4")),
