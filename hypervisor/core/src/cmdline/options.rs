@@ -480,7 +480,7 @@ fn named_disk(
     value
         .split_once(':')
         .filter(|(name, _)| vdisk::is_name(name))
-        .and_then(|(name, spec)| Some((name.into(), vdisk::Spec::parse(spec, parse_size)?)))
+        .and_then(|(name, spec)| Some((name.into(), vdisk::Spec::parse(spec)?)))
         .ok_or(Expected(expected))
 }
 

@@ -13,6 +13,7 @@ use alloc::string::{String, ToString};
 use core::fmt;
 use core::str::FromStr;
 
+use crate::cmdline::parse_size;
 use gpt::{GptError, Partition};
 pub use gpt_disk_types::Guid;
 
@@ -56,10 +57,6 @@ pub struct Spec {
     pub shared: bool,
 }
 
-/// What a description may look like.
-pub const SPEC_FORM: &str =
-    "<disk>[,part=<n>|label=<label>|partuuid=<uuid>|start=<size>[,size=<size>]][,ro][,shared]";
-
 impl Spec {
     /// A whole disk.
     pub fn whole(disk: &str) -> Self {
@@ -71,8 +68,8 @@ impl Spec {
         }
     }
 
-    /// From an option's value. `size` reads a size in bytes.
-    pub fn parse(text: &str, size: fn(&str) -> Option<u64>) -> Option<Self> {
+    /// From an option's value. Sizes are as in other options.
+    pub fn parse(text: &str) -> Option<Self> {
         let mut items = text.split(',');
         let disk = items.next().filter(|name| is_name(name))?;
         let mut spec = Self::whole(disk);
@@ -93,11 +90,11 @@ impl Spec {
                 }
                 Some(("start", value)) if whole => {
                     spec.part = Part::Range {
-                        start: size(value)?,
+                        start: parse_size(value)?,
                         size: None,
                     };
                 }
-                Some(("size", value)) if length.is_none() => length = Some(size(value)?),
+                Some(("size", value)) if length.is_none() => length = Some(parse_size(value)?),
                 _ => return None,
             }
         }
@@ -113,6 +110,31 @@ impl Spec {
             (_, None) => {}
         }
         Some(spec)
+    }
+}
+
+/// As [`Spec::parse`] reads it.
+impl fmt::Display for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.disk)?;
+        match &self.part {
+            Part::Whole => {}
+            Part::Number(number) => write!(f, ",part={number}")?,
+            Part::Label(label) => write!(f, ",label={label}")?,
+            Part::Guid(guid) => write!(f, ",partuuid={guid}")?,
+            Part::Range { start, size } => {
+                write!(f, ",start={start}B")?;
+                if let Some(size) = size {
+                    write!(f, ",size={size}B")?;
+                }
+            }
+        }
+        for (set, word) in [(self.read_only, ",ro"), (self.shared, ",shared")] {
+            if set {
+                f.write_str(word)?;
+            }
+        }
+        Ok(())
     }
 }
 

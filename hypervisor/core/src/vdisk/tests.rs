@@ -15,7 +15,7 @@ use crate::ids::DomainId;
 const BLOCKS: u64 = 2048;
 
 fn parse(text: &str) -> Option<Spec> {
-    Spec::parse(text, |text| text.parse().ok())
+    Spec::parse(text)
 }
 
 /// A disk with two partitions, and both copies of the table.
@@ -103,12 +103,22 @@ fn descriptions() {
     assert_eq!(spec.part, Part::Label("root".to_string()));
     assert!(spec.read_only && !spec.shared);
     assert_eq!(
-        parse("vdb,start=4096,size=8192,shared").unwrap().part,
+        parse("vdb,start=4,size=8K,shared").unwrap().part,
         Part::Range {
             start: 4096,
             size: Some(8192)
         }
     );
+    for text in [
+        "vda",
+        "vda,part=3,ro",
+        "vda,label=x y,shared",
+        "vdb,partuuid=11111111-2222-3333-4444-555555555555",
+        "vdc,start=512B,size=1024B,ro,shared",
+        "vdc,start=0B",
+    ] {
+        assert_eq!(parse(text).unwrap().to_string(), text);
+    }
     assert!(parse("vdb,partuuid=11111111-2222-3333-4444-555555555555").is_some());
     for bad in [
         "",
@@ -118,7 +128,7 @@ fn descriptions() {
         "vda,part=0",
         "vda,part=x",
         "vda,part=1,label=x",
-        "vda,part=1,size=4096",
+        "vda,part=1,size=4",
         "vda,partuuid=1",
         "a/b",
     ] {
@@ -140,12 +150,12 @@ fn where_a_virtual_disk_is() {
         Ok((200, 56))
     );
     assert_eq!(at("vda,part=2"), Err(SpecError::NoPartition));
-    assert_eq!(at("vda,start=1024,size=512"), Ok((2, 1)));
-    assert_eq!(at("vda,start=1024"), Ok((2, BLOCKS - 2)));
-    assert_eq!(at("vda,size=1024"), Ok((0, 2)));
-    assert_eq!(at("vda,start=1000"), Err(SpecError::Misaligned(512)));
-    assert_eq!(at("vda,start=1048576"), Err(SpecError::Beyond));
-    assert_eq!(at("vda,start=1048064,size=1024"), Err(SpecError::Beyond));
+    assert_eq!(at("vda,start=1,size=512B"), Ok((2, 1)));
+    assert_eq!(at("vda,start=1"), Ok((2, BLOCKS - 2)));
+    assert_eq!(at("vda,size=1"), Ok((0, 2)));
+    assert_eq!(at("vda,start=1000B"), Err(SpecError::Misaligned(512)));
+    assert_eq!(at("vda,start=1M"), Err(SpecError::Beyond));
+    assert_eq!(at("vda,start=1048064B,size=1"), Err(SpecError::Beyond));
     // Blocks of 4096 bytes.
     let table = || read(&disk(4096), 4096);
     let large = parse("vda,part=1")
