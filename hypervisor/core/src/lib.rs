@@ -38,6 +38,8 @@ pub mod ids;
 pub mod machine;
 pub mod mm;
 pub mod msr;
+pub mod netback;
 pub mod sched;
+pub mod switch;
 pub mod timer;
 pub mod topology;
