@@ -43,3 +43,4 @@ pub mod sched;
 pub mod switch;
 pub mod timer;
 pub mod topology;
+pub mod xenstore;
