@@ -12,6 +12,8 @@ mod arch;
 mod boot;
 mod build_info;
 mod context;
+#[allow(dead_code)] // its users come with the backends
+mod devices;
 mod dom0;
 mod domain;
 mod dump;
@@ -59,6 +61,7 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
     keys::register();
     xenstore::init();
     xenbus::init();
+    devices::init();
     let dom0 = dom0::create();
     if let Some(vcpu) = dom0.vcpu(overcast_core::ids::VcpuId(0)) {
         schedule::wake(vcpu);

@@ -32,6 +32,7 @@ pub mod cpuid;
 pub mod emulate;
 pub mod error;
 pub mod event;
+pub mod first_layer;
 pub mod grant;
 pub mod heap;
 pub mod ids;
