@@ -89,6 +89,7 @@ const HEADERS: &[&str] = &[
     "kexec.h",
     "io/blkif.h",
     "io/console.h",
+    "io/netif.h",
     "io/xs_wire.h",
     "io/xenbus.h",
 ];
