@@ -9,6 +9,7 @@ extern crate std;
 
 pub mod acpi;
 pub mod block;
+pub mod mp_table;
 pub mod net;
 
 /// A piece of machine memory, in a row.
