@@ -297,6 +297,10 @@ pub fn shutdown(domain: &Domain, reason: u32) {
 
 /// Raises a virtual interrupt that Dom0 gets for the whole machine.
 pub fn send_global_virq(virq: u32) {
+    if virq == VIRQ_DOM_EXC {
+        // It says that some domain shut down or is gone.
+        crate::xenstore::domains_changed();
+    }
     if let Some(dom0) = find(DomainId::DOM0) {
         dom0.events.send_virq(&Host, virq, VcpuId(0));
     }

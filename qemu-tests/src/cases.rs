@@ -55,6 +55,9 @@ pub fn all() -> Vec<Case> {
         // Where something fails here too, it is not the hypervisor's doing.
         case("reference-xen", |n| boots(n, linux(System::Xen)?.cpus(2))),
         case("reference-bare", |n| boots(n, linux(System::Bare)?.cpus(2))),
+        case("reference-disk-bare", |n| {
+            disk_root(n, &Machine::debian_disk(System::Bare, "fsck")?.cpus(2))
+        }),
     ];
     for &group in oracle::GROUPS {
         cases.push(case(&format!("oracle-{group}"), move |n| {
@@ -249,6 +252,21 @@ fn shell_answers(name: &str, system: System) -> Result<(), String> {
     let answer = session.shell(&format!("echo {long} | wc -c"))?;
     if answer != "101" {
         return Err(session.failure(&format!("of 101 bytes typed {answer} arrived")));
+    }
+    session.send_line("poweroff -f")?;
+    session.wait_exit()?;
+    guest_log::check(session.text())
+}
+
+/// The Debian root on a disk is whole, and comes to its shell.
+fn disk_root(name: &str, machine: &Machine) -> Result<(), String> {
+    let mut session = Session::start(machine, name)?;
+    session.wait_for("init: fsck of ")?;
+    session.wait_for("status 0")?;
+    session.wait_for("quick: shell")?;
+    let answer = session.shell("findmnt -n -o FSTYPE /")?;
+    if answer != "ext4" {
+        return Err(session.failure(&format!("the root is {answer:?}")));
     }
     session.send_line("poweroff -f")?;
     session.wait_exit()?;
