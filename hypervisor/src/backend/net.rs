@@ -251,7 +251,10 @@ impl Kind for VifKind {
         }
         device.write("feature-rx-flip", 0)?;
         device.write("multi-queue-max-queues", max_queues())?;
-        let link = network.fabric.uplink().is_none_or(|uplink| uplink.info().link);
+        let link = network
+            .fabric
+            .uplink()
+            .is_none_or(|uplink| uplink.info().link);
         device.write("carrier", carrier(link))?;
         // What Xen's tools wait for a script to write.
         device.write("hotplug-status", "connected")?;
@@ -370,7 +373,10 @@ impl VifBackend {
         let text = device.read_text("rate").ok()?;
         let rate = parse_rate(&text);
         if rate.is_none() {
-            log::warn!("{}: rate {text:?} is not understood: no limit", device.name());
+            log::warn!(
+                "{}: rate {text:?} is not understood: no limit",
+                device.name()
+            );
         }
         rate
     }
