@@ -14,6 +14,7 @@ pub mod clock;
 pub mod console;
 pub mod entropy;
 pub mod interrupt;
+pub mod mp_table;
 pub mod net;
 pub mod pci;
 pub mod platform;
