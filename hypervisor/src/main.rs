@@ -64,8 +64,10 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
     xenbus::init();
     devices::init();
     backend::block::init();
+    backend::net::init();
     let dom0 = dom0::create();
     backend::block::give_dom0_disks();
+    backend::net::give_dom0_devices();
     if let Some(vcpu) = dom0.vcpu(overcast_core::ids::VcpuId(0)) {
         schedule::wake(vcpu);
     }
