@@ -13,16 +13,19 @@ use crate::virtio::legacy::Legacy;
 use crate::virtio::pci::Modern;
 use crate::virtio::ring::RingPlace;
 
+/// A write: place, bytes, value.
+type Write = (u64, u8, u32);
+
 /// Remembers what was written.
 #[derive(Default)]
-struct Memory(Mutex<(Vec<u8>, Vec<(u64, u8, u32)>)>);
+struct Memory(Mutex<(Vec<u8>, Vec<Write>)>);
 
 impl Memory {
     fn new(bytes: Vec<u8>) -> Arc<Self> {
         Arc::new(Self(Mutex::new((bytes, Vec::new()))))
     }
 
-    fn written(&self) -> Vec<(u64, u8, u32)> {
+    fn written(&self) -> Vec<Write> {
         core::mem::take(&mut self.0.lock().unwrap().1)
     }
 
