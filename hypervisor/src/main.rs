@@ -22,6 +22,7 @@ mod hypercall;
 #[allow(dead_code)] // its users come with the drivers
 mod io;
 mod keys;
+mod lifecycle;
 mod pv;
 mod schedule;
 mod shutdown;
@@ -53,6 +54,7 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
     start::init_cpus(secondary_main);
     time::init_wall_clock();
     keys::register();
+    lifecycle::init();
     let dom0 = dom0::create();
     if let Some(vcpu) = dom0.vcpu(overcast_core::ids::VcpuId(0)) {
         schedule::wake(vcpu);
