@@ -13,19 +13,22 @@ and prints its name.
   shell    busybox, and a shell on the console (default); with run=WORD,WORD on
            the kernel's command line it runs these words first: see scripts/init
   bench    the same with the microbenchmarks of qemu-tests/bench
+  disk     for a root on a disk (scripts/rootfs.sh): drivers for Xen's, virtio and
+           NVMe disks, e2fsck; see scripts/init-disk
   debian   a Debian 12 userland with systemd, gcc and stress-ng (as root; 150 MB)
 END
 }
 
 case ${1:-shell} in
 --help | -h) usage; exit ;;
-shell | bench | debian) VARIANT=${1:-shell} ;;
+shell | bench | disk | debian) VARIANT=${1:-shell} ;;
 *) usage >&2; exit 2 ;;
 esac
 OUTPUT=$CACHE/initramfs-$VARIANT.cpio.gz
 mkdir -p "$CACHE"
 
 sources=("$ROOT/scripts/initramfs.sh" "$ROOT/scripts/init")
+[ "$VARIANT" != disk ] || sources+=("$ROOT/scripts/init-disk" "$KERNEL")
 [ "$VARIANT" != bench ] || sources+=("$ROOT"/qemu-tests/bench/*.c)
 fresh=1
 for source in "${sources[@]}"; do [ "$OUTPUT" -nt "$source" ] || fresh=0; done
@@ -48,6 +51,20 @@ shell | bench)
                 -o "$WORK/root/bin/$(basename "$source" .c)" "$source"
         done
     fi
+    pack
+    ;;
+disk)
+    mkdir -p "$WORK"/root/{bin,dev,proc,sys,tmp,root,etc}
+    cp /bin/busybox "$WORK/root/bin/"
+    for applet in $(/bin/busybox --list | grep -vx busybox); do ln -sf busybox "$WORK/root/bin/$applet"; done
+    install -m755 "$ROOT/scripts/init-disk" "$WORK/root/init"
+    # e2fsck with its libraries; busybox has none.
+    install -m755 "$(command -v e2fsck || echo /sbin/e2fsck)" "$WORK/root/bin/e2fsck"
+    ldd "$WORK/root/bin/e2fsck" | grep -o '/[^ ]*' | while read -r library; do
+        install -D "$library" "$WORK/root$library"
+    done
+    copy_modules "$WORK/root" needed xen-blkfront xen-netfront virtio_pci virtio_mmio virtio_blk virtio_net \
+        nvme ext4 crc32c_generic
     pack
     ;;
 debian)

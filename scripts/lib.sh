@@ -32,3 +32,33 @@ if [ -f "$BUILD/toolchain.env" ]; then
     . "$BUILD/toolchain.env"
     set +a
 fi
+
+# copy_modules ROOT tree PATH...: copies modules of the kernel in build/cache to
+# ROOT/lib/modules, by directory or file below .../kernel.
+# copy_modules ROOT needed NAME...: these by name, and what they depend on.
+copy_modules() {
+    local to=$1 how=$2 from version file name
+    shift 2
+    from=$(echo "$CACHE"/linux-image-[0-9]*/lib/modules/*)
+    [ -d "$from" ] || die "no modules in build/cache: scripts/setup.sh gets the kernel"
+    version=$(basename "$from")
+    # Where usr is merged, lib is a link.
+    [ -e "$to/lib" ] || as_root mkdir -p "$to/lib"
+    as_root mkdir -p "$to/lib/modules/$version"
+    [ -f "$from/modules.dep" ] || depmod -b "${from%/lib/modules/*}" "$version"
+    as_root cp "$from"/modules.{order,builtin,builtin.modinfo} "$to/lib/modules/$version/"
+    (
+        cd "$from"
+        case $how in
+        tree) for name; do [ ! -e "kernel/$name" ] || find "kernel/$name" -name '*.ko'; done ;;
+        needed)
+            for name; do
+                modprobe -d "${from%/lib/modules/*}" -S "$version" --show-depends "$name" |
+                    sed -n "s|^insmod .*/lib/modules/$version/||p" | sed 's/ *$//'
+            done | sort -u ;;
+        esac >"$CACHE/.modules.$$"
+        as_root cpio --quiet -p -d -u "$to/lib/modules/$version" <"$CACHE/.modules.$$"
+        rm -f "$CACHE/.modules.$$"
+    )
+    as_root depmod -b "$to" "$version" 2>/dev/null
+}

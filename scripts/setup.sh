@@ -6,7 +6,7 @@ set -euo pipefail
 
 usage() {
     cat <<END
-usage: scripts/setup.sh [--check] [--debian] [--help]
+usage: scripts/setup.sh [--check] [--debian] [--image] [--help]
 
 Installs with apt: QEMU, Xen's public headers, a C compiler, busybox and tools to
 make images. Adds the target x86_64-unknown-none to the Rust tool chain; without
@@ -14,18 +14,22 @@ rustup, installs it, or falls back to Debian's rustc-web. Downloads Debian's ker
 and Xen 4.17 into build/cache and unpacks them there; they are not installed.
 
   --check    change nothing; fail and name what is missing
-  --debian   also what the Debian userland of the soak tests needs (mmdebstrap)
+  --debian   also what Debian userlands are made with (mmdebstrap)
+  --image    also what the disk image for clouds is made and booted with
 END
 }
 
 CHECK=0
 PACKAGES="qemu-system-x86:qemu-system-x86_64 libxen-dev:/usr/include/xen/xen.h busybox-static:/bin/busybox
-    cpio:cpio gcc:gcc libc6-dev:/usr/include/stdio.h xz-utils:xz zstd:zstd binutils:objcopy curl:curl
+    cpio:cpio kmod:/sbin/depmod gcc:gcc libc6-dev:/usr/include/stdio.h xz-utils:xz zstd:zstd binutils:objcopy curl:curl
     ca-certificates:/etc/ssl/certs/ca-certificates.crt"
 for argument; do
     case $argument in
     --check) CHECK=1 ;;
     --debian) PACKAGES="$PACKAGES mmdebstrap:mmdebstrap" ;;
+    --image) PACKAGES="$PACKAGES mmdebstrap:mmdebstrap dosfstools:/sbin/mkfs.vfat mtools:mcopy fdisk:/sbin/sfdisk
+        qemu-utils:qemu-img grub-pc-bin:/usr/lib/grub/i386-pc/boot.img grub-common:grub-mkimage
+        grub-efi-amd64-bin:/usr/lib/grub/x86_64-efi/kernel.img ovmf:/usr/share/OVMF/OVMF_CODE_4M.fd" ;;
     --help | -h) usage; exit ;;
     *) usage >&2; exit 2 ;;
     esac

@@ -33,10 +33,7 @@ while [ $# -gt 0 ]; do
 done
 cd "$ROOT"
 
-case " ${QEMU_ARGUMENTS[*]-} " in
-*--soak*) scripts/setup.sh --debian ;;
-*) scripts/setup.sh ;;
-esac
+if [ $QEMU = 1 ]; then scripts/setup.sh --debian; else scripts/setup.sh; fi
 
 TARGET=x86_64-unknown-none
 # build-std is for the hypervisor's target alone.
@@ -64,6 +61,8 @@ if [ $QEMU = 1 ]; then
     say "Building"
     scripts/build.sh
     scripts/initramfs.sh shell >/dev/null
+    scripts/initramfs.sh disk >/dev/null
+    scripts/rootfs.sh test >/dev/null
     qemu-tests/pv/build.sh
     case " ${QEMU_ARGUMENTS[*]-} " in *--soak*) scripts/initramfs.sh debian >/dev/null ;; esac
     say "QEMU tests"

@@ -1,27 +1,30 @@
-//! The `overcast` command of Dom0.
+//! The `overcast` command of Dom0: lists, describes and controls domains.
 //!
-//! Creating, saving and moving guests will be its verbs; none is there yet, and
-//! it says so. Xen's own tools can already ask Overcast what they ask of Xen to
-//! list and describe.
+//! It is one client of the hypervisor's control interface, which is Xen's, and of the
+//! store; Xen's own tools are another. [`privcmd`] makes hypercalls, [`control`] knows the
+//! operations, [`store`] speaks the store's protocol, [`cli`] defines the command line and
+//! [`commands`] carries it out.
+
+mod cli;
+mod commands;
+mod control;
+mod error;
+mod privcmd;
+mod store;
 
 use std::process::ExitCode;
 
-/// Exit status for a command line that cannot be carried out.
-const USAGE: u8 = 2;
+use clap::Parser;
 
 fn main() -> ExitCode {
-    match std::env::args().nth(1).as_deref() {
-        Some("--version" | "-V") => {
-            println!("overcast {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
-        Some("--help" | "-h") => {
-            println!("usage: overcast --version\n\nThis release has no commands yet.");
-            ExitCode::SUCCESS
-        }
-        _ => {
-            eprintln!("overcast: this release has no commands yet; see overcast --help");
-            ExitCode::from(USAGE)
+    // Whoever reads our output may have had enough of it: end as others do then.
+    // SAFETY: sets a signal's action before there is any other thread.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    match commands::run(cli::Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("overcast: {error}");
+            ExitCode::from(error.exit_status())
         }
     }
 }

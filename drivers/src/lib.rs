@@ -9,7 +9,12 @@ extern crate std;
 
 pub mod acpi;
 pub mod block;
+pub mod interrupt;
 pub mod net;
+pub mod pci;
+pub mod platform;
+pub mod registers;
+pub mod virtio;
 
 /// A piece of machine memory, in a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

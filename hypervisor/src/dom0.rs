@@ -11,7 +11,7 @@ use overcast_core::builder::populate::{self, Contents, Initrd};
 use overcast_core::cpuid::{CpuidPolicy, Hardware, SystemFeatures, SystemPolicies};
 use overcast_core::error::Error;
 use overcast_core::event::EventChannels;
-use overcast_core::ids::{CpuSet, DomainId, VcpuId};
+use overcast_core::ids::{CpuSet, DomainId, EventPort, VcpuId};
 use overcast_core::machine::{Memory, Preempt};
 use overcast_core::mm::{Mm, MmConfig};
 use overcast_core::topology::Topology;
@@ -24,7 +24,7 @@ use crate::domain::{self, Domain, Parts};
 use crate::host::{self, Host, mm};
 use crate::start::{self, fail, options};
 use crate::vcpu::{Power, Vcpu};
-use crate::{hypercall, printk, schedule, time};
+use crate::{hypercall, printk, schedule, time, xenstore};
 
 /// The largest order in which Dom0's memory is allocated (4 MiB).
 const CHUNK_ORDER: u32 = 10;
@@ -181,7 +181,8 @@ pub fn create() -> Arc<Domain> {
     let available = (memory::heap().free_frames() + held).saturating_sub(RESERVE);
     let (size, max_pages) = options().dom0_mem.resolve(available);
     let pages = layout::clip_pages(&kernel, size.min(available), initrd_size);
-    let layout = match Layout::new(&kernel, pages, initrd_size) {
+    let with_store = options().xenstore;
+    let layout = match Layout::with_store(&kernel, pages, initrd_size, with_store) {
         Ok(layout) => layout,
         Err(error) => fail(format_args!(
             "Dom0 with {} MiB of memory: {error}",
@@ -226,12 +227,20 @@ pub fn create() -> Arc<Domain> {
             mm().m2p().set(Mfn(mfn.0 + n), Pfn(first + n));
         }
     }
+    let store_port = match layout.store {
+        Some(_) => match domain.events.alloc_unbound(&Host, DomainId::XEN) {
+            Ok(port) => port,
+            Err(error) => fail(format_args!("Dom0's port for xenstore: {error:?}")),
+        },
+        None => EventPort(0),
+    };
     let contents = Contents {
         kernel: &kernel,
         layout: &layout,
         initrd: initrd.map_or(Initrd::None, Initrd::Copy),
         command_line: line.as_bytes(),
         shared_info: domain.shared_info.address(),
+        store_port,
     };
     let initial = match populate::populate(&Host, &|pfn| frames.mfn(pfn), &contents) {
         Ok(initial) => initial,
@@ -270,6 +279,14 @@ pub fn create() -> Arc<Domain> {
         fail(format_args!(
             "Dom0's first page tables are refused: {error:?}"
         ));
+    }
+    if let Some(mfn) = layout
+        .store
+        .and_then(|address| layout.pfn_of(address))
+        .and_then(|pfn| frames.mfn(pfn))
+        && let Err(error) = xenstore::connect_dom0(mfn, store_port)
+    {
+        fail(format_args!("Dom0's connection to xenstore: {error:?}"));
     }
     set_registers(vcpu, &initial);
     domain

@@ -20,7 +20,7 @@ use overcast_core::mm::{DomainMemory, MmHost};
 use overcast_core::sched::DEFAULT_WEIGHT;
 use spin::{Mutex, Once, RwLock, RwLockReadGuard};
 use xen_abi::sched::*;
-use xen_abi::xen::VcpuInfo;
+use xen_abi::xen::{VIRQ_DOM_EXC, VcpuInfo};
 
 use crate::arch::registers::Registers;
 use crate::host::Host;
@@ -460,6 +460,10 @@ pub fn clear_virq_handlers(domain: &Domain) {
 
 /// Raises a virtual interrupt that one domain gets for the whole machine.
 pub fn send_global_virq(virq: u32) {
+    if virq == VIRQ_DOM_EXC {
+        // It says that some domain shut down or is gone.
+        crate::xenstore::domains_changed();
+    }
     let handler = VIRQ_HANDLERS
         .get(virq as usize)
         .map_or(0, |handler| handler.load(Ordering::Acquire));

@@ -24,6 +24,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use overcast_core::error::{Error, Result};
 use overcast_core::event::{ConsumerId, EventChannels};
 use overcast_core::ids::{CpuId, DomainId, MAX_CPUS};
+use overcast_drivers::interrupt::Message;
 use spin::{Mutex, Once, RwLock};
 
 use crate::arch::percpu::{self, SoftIrq};
@@ -86,6 +87,17 @@ impl TaskId {
     /// As the consumer of events of the hypervisor's own ports.
     pub fn consumer(self) -> ConsumerId {
         ConsumerId(self.0.into())
+    }
+
+    /// As a number that is not 0, for atomics that may hold none.
+    pub fn stored(self) -> u32 {
+        u32::from(self.0) + 1
+    }
+
+    /// What [`Self::stored`] gave, or nothing of 0.
+    pub fn from_stored(stored: u32) -> Option<Self> {
+        let number = u16::try_from(stored.checked_sub(1)?).ok()?;
+        (usize::from(number) < MAX_TASKS).then_some(Self(number))
     }
 
     fn slot(self) -> &'static Slot {
@@ -217,15 +229,6 @@ pub fn interrupt(vector: u8) -> bool {
 pub struct Vector {
     vector: u8,
     cpu: CpuId,
-}
-
-/// The address and the data of a message-signalled interrupt.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Message {
-    /// Where the device writes.
-    pub address: u64,
-    /// What it writes.
-    pub data: u32,
 }
 
 impl Vector {

@@ -25,12 +25,12 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
 use overcast_core::addr::Mfn;
 use overcast_core::domctl::{CreateLimits, DomainIds, NewDomain};
 use overcast_core::error::{Error, Result};
-use overcast_core::event::{ConsumerId, EventChannels};
+use overcast_core::event::EventChannels;
 use overcast_core::grant::GrantTable;
 use overcast_core::ids::{CpuSet, DomainId, VcpuId};
 use overcast_core::machine::{Preempt, Tlb};
@@ -41,7 +41,7 @@ use xen_abi::xen::VIRQ_DOM_EXC;
 
 use crate::domain::{self, Domain, Life, Parts};
 use crate::host::{self, Host, mm};
-use crate::io::{self, Progress, Task, TaskId};
+use crate::io::{self, Progress, Task};
 use crate::pv::descriptors;
 use crate::vcpu::{Power, Vcpu};
 use crate::{dom0, grants, hypercall, schedule, softirq, time};
@@ -67,9 +67,6 @@ pub fn control() -> Result<MutexGuard<'static, Control>> {
 static DEAD: Mutex<Vec<Arc<Domain>>> = Mutex::new(Vec::new());
 static REAPER: Once<Task> = Once::new();
 
-/// Who is told when a domain shuts down or dies: a task's number plus one; 0 for nobody.
-static LISTENER: AtomicU32 = AtomicU32::new(0);
-
 /// Makes the reaper.
 pub fn init() {
     if REAPER.try_call_once(|| Task::new(reap)).is_err() {
@@ -77,19 +74,9 @@ pub fn init() {
     }
 }
 
-/// Has a task raised whenever a domain shuts down, dies, or is forgotten.
-#[allow(dead_code)] // for the store
-pub fn listen(task: TaskId) {
-    let ConsumerId(number) = task.consumer();
-    LISTENER.store(number.wrapping_add(1), Ordering::Release);
-}
-
 /// Tells who wants to know that a domain shut down, died or was forgotten.
 pub fn announce() {
     domain::send_global_virq(VIRQ_DOM_EXC);
-    if let Some(number) = LISTENER.load(Ordering::Acquire).checked_sub(1) {
-        io::raise_consumer(ConsumerId(number));
-    }
 }
 
 /// Work that is small enough to be done at once.

@@ -12,6 +12,8 @@ mod arch;
 mod boot;
 mod build_info;
 mod context;
+#[allow(dead_code)] // its users come with the backends
+mod devices;
 mod dom0;
 mod domain;
 mod dump;
@@ -30,6 +32,10 @@ mod softirq;
 mod start;
 mod time;
 mod vcpu;
+#[allow(dead_code)] // its users are the backends
+mod xenbus;
+#[allow(dead_code)] // as above
+mod xenstore;
 
 use overcast_core::console::InputOwner;
 use overcast_core::ids::CpuId;
@@ -55,6 +61,9 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
     time::init_wall_clock();
     keys::register();
     lifecycle::init();
+    xenstore::init();
+    xenbus::init();
+    devices::init();
     let dom0 = dom0::create();
     if let Some(vcpu) = dom0.vcpu(overcast_core::ids::VcpuId(0)) {
         schedule::wake(vcpu);

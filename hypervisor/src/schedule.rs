@@ -332,6 +332,11 @@ pub fn schedule(regs: &mut Registers) {
         (None, None) => true,
         _ => false,
     };
+    if !decision.kick.is_empty() {
+        for cpu in decision.kick.iter() {
+            raise_on(cpu, SoftIrq::Schedule);
+        }
+    }
     if !same {
         switch(this, previous, next, regs);
     }

@@ -47,6 +47,15 @@ pub fn initramfs(variant: &str) -> Result<PathBuf, String> {
     )
 }
 
+/// The Debian root on a disk that `scripts/rootfs.sh` makes. Machines share it, so
+/// they must not write to it: QEMU's `snapshot=on`.
+pub fn root_disk() -> Result<PathBuf, String> {
+    existing(
+        root().join("build/cache/root-test.img"),
+        "scripts/rootfs.sh makes it",
+    )
+}
+
 /// The PV kernel that asks questions.
 pub fn probe() -> Result<PathBuf, String> {
     existing(

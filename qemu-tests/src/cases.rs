@@ -5,6 +5,7 @@ use crate::guest_log;
 use crate::machine::{Board, Machine, System};
 use crate::oracle;
 use crate::session::Session;
+use crate::soak;
 
 /// What a test does: it gets its own name, and fails with a reason.
 pub type Run = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
@@ -27,7 +28,7 @@ fn case(name: &str, run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'st
     }
 }
 
-fn soak(name: &str, run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Case {
+fn long(name: &str, run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Case {
     Case {
         soak: true,
         ..case(name, run)
@@ -49,11 +50,14 @@ pub fn all() -> Vec<Case> {
         case("crash", crashes),
         case("console-keys", console_keys),
         case("fuzz", |n| fuzz(n, 1..=2, 40, false)),
-        soak("fuzz-long", |n| fuzz(n, 100..=120, 240, true)),
+        long("fuzz-long", |n| fuzz(n, 100..=120, 240, true)),
         case("reference-shell", |n| shell_answers(n, System::Xen)),
         // Where something fails here too, it is not the hypervisor's doing.
         case("reference-xen", |n| boots(n, linux(System::Xen)?.cpus(2))),
         case("reference-bare", |n| boots(n, linux(System::Bare)?.cpus(2))),
+        case("reference-disk-bare", |n| {
+            disk_root(n, &Machine::debian_disk(System::Bare, "fsck")?.cpus(2))
+        }),
     ];
     for &group in oracle::GROUPS {
         cases.push(case(&format!("oracle-{group}"), move |n| {
@@ -128,7 +132,7 @@ pub fn all() -> Vec<Case> {
             complains(n, stock()?.options("dom0_mem=1M"), &["memory", "dom0_mem"])
         }),
         case("bad-options", bad_options),
-        soak("soak-50-boots", |n| {
+        long("soak-50-boots", |n| {
             for i in 0..50 {
                 let cpus = [1, 2, 4][i % 3];
                 boots(n, stock()?.cpus(cpus)).map_err(|e| format!("boot {}: {e}", i + 1))?;
@@ -136,20 +140,18 @@ pub fn all() -> Vec<Case> {
             Ok(())
         }),
     ]);
-    for (name, cpu) in [
-        ("max", "max"),
-        ("max-no-smap", "max,-smap"),
-        ("qemu64", "qemu64"),
-        ("epyc", "EPYC"),
-        ("skylake", "Skylake-Server"),
-    ] {
-        cases.push(soak(&format!("soak-debian-{name}"), move |n| {
-            debian(n, System::Overcast, cpu)
-        }));
+    for &(name, cpu) in soak::MODELS {
+        let cpus: &[u32] = if cpu == "max" { &[1, 2, 4] } else { &[2, 4] };
+        for &cpus in cpus {
+            let name = format!("soak-debian-{name}-{cpus}");
+            cases.push(long(&name, move |n| {
+                soak::debian(n, System::Overcast, cpu, cpus)
+            }));
+        }
     }
     for (name, system) in [("xen", System::Xen), ("bare", System::Bare)] {
         let name = format!("soak-debian-reference-{name}");
-        cases.push(soak(&name, move |n| debian(n, system, "qemu64")));
+        cases.push(long(&name, move |n| soak::debian(n, system, "qemu64", 2)));
     }
     cases
 }
@@ -249,6 +251,21 @@ fn shell_answers(name: &str, system: System) -> Result<(), String> {
     let answer = session.shell(&format!("echo {long} | wc -c"))?;
     if answer != "101" {
         return Err(session.failure(&format!("of 101 bytes typed {answer} arrived")));
+    }
+    session.send_line("poweroff -f")?;
+    session.wait_exit()?;
+    guest_log::check(session.text())
+}
+
+/// The Debian root on a disk is whole, and comes to its shell.
+fn disk_root(name: &str, machine: &Machine) -> Result<(), String> {
+    let mut session = Session::start(machine, name)?;
+    session.wait_for("init: fsck of ")?;
+    session.wait_for("status 0")?;
+    session.wait_for("quick: shell")?;
+    let answer = session.shell("findmnt -n -o FSTYPE /")?;
+    if answer != "ext4" {
+        return Err(session.failure(&format!("the root is {answer:?}")));
     }
     session.send_line("poweroff -f")?;
     session.wait_exit()?;
@@ -398,48 +415,6 @@ fn bad_options(name: &str) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// A Debian userland comes to a login, compiles, and bears some minutes of stress.
-fn debian(name: &str, system: System, cpu: &str) -> Result<(), String> {
-    let machine = Machine::linux(system, "debian", "")?
-        .cpus(4)
-        .cpu(cpu)
-        .memory(4096);
-    let mut session = Session::start(&machine, name)?;
-    session.patience *= 6;
-    session.wait_for("login: root")?;
-    session.wait_for("# ")?;
-    session.shell("stty cols 500; dmesg -n 1")?;
-    session.shell(
-        "for i in 1 2 3 4; do (for j in $(seq 5); do echo \"int main(void){return $i;}\" >/tmp/$i.c; \
-         gcc -O2 -o /tmp/$i /tmp/$i.c; /tmp/$i; [ $? = $i ] || echo wrong; done) & done; wait",
-    )?;
-    for stressor in [
-        "vm 4 --vm-bytes 64M --vm-method all --verify",
-        "fork 4",
-        "mmap 4 --mmap-bytes 32M --verify",
-        "switch 4",
-        "signal 4",
-        "futex 4",
-        "timer 4",
-        "clone 4 --clone-max 256",
-        "pthread 4 --pthread-max 128",
-        "fault 4",
-        "cpu 4 --verify",
-    ] {
-        let output = session.shell(&format!("stress-ng --timeout 30 --{stressor} 2>&1"))?;
-        if output.contains("fail:") || output.contains("error:") {
-            return Err(session.failure(&format!("stress-ng {stressor}: {output}")));
-        }
-    }
-    let failed = session.shell(
-        "dmesg | grep -E -B 10 -A 20 'BUG|WARNING|Oops|Call Trace|segfault' | head -200; true",
-    )?;
-    session.send_line("systemctl poweroff")?;
-    session.wait_exit()?;
-    guest_log::check(&failed)?;
-    guest_log::check(session.text())
 }
 
 /// A minimal ELF64 that is loadable and carries no notes.

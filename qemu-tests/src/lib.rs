@@ -8,6 +8,7 @@
 //! - [`cases`]: the tests
 //! - [`oracle`]: the same questions to real Xen and to Overcast
 //! - [`runner`]: runs cases, some at a time
+//! - [`soak`]: a userland under stress for minutes
 //! - [`mod@bench`]: what operations cost a guest, beside real Xen and bare hardware
 //!
 //! No test depends on how fast the host is: the limits on time only end what
@@ -22,3 +23,4 @@ pub mod machine;
 pub mod oracle;
 pub mod runner;
 pub mod session;
+pub mod soak;

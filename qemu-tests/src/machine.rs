@@ -102,6 +102,20 @@ impl Machine {
         Ok(machine)
     }
 
+    /// A machine with a virtio disk that holds the Debian root, and a root shell on
+    /// the console (`quick: shell`, prompt `:~# `); `arguments` go to the kernel.
+    /// What it writes to the disk is forgotten when it ends.
+    pub fn debian_disk(system: System, arguments: &str) -> Result<Self, String> {
+        let arguments = format!("net.ifnames=0 init=/sbin/quick {arguments}");
+        let mut machine = Self::linux(system, "disk", &arguments)?;
+        let disk = artefacts::root_disk()?;
+        machine.extra.extend([
+            "-drive".to_owned(),
+            format!("file={},format=raw,if=virtio,snapshot=on", disk.display()),
+        ]);
+        Ok(machine)
+    }
+
     /// The same with `cpus` CPUs.
     pub fn cpus(mut self, cpus: u32) -> Self {
         self.cpus = cpus;

@@ -10,12 +10,14 @@
 mod aml;
 mod fadt;
 mod madt;
+mod mcfg;
 
 use alloc::vec::Vec;
 
 pub use aml::find_s5;
 pub use fadt::{AddressSpace, Fadt, GenericAddress};
 pub use madt::{InterruptOverride, IoApic, LocalApic, LocalNmi, Madt};
+pub use mcfg::{McfgRegion, mcfg_regions};
 
 /// The longest table that is read.
 const MAX_TABLE: u32 = 1 << 20;

@@ -30,6 +30,7 @@ pub mod hvm_op;
 pub mod hvm_params;
 pub mod hvm_start_info;
 pub mod io_console;
+pub mod io_netif;
 pub mod io_xenbus;
 pub mod io_xs_wire;
 pub mod kexec;

@@ -144,6 +144,45 @@ impl Frame {
         }
     }
 
+    /// Copies bytes of another frame here, whole words at once. Panics if they do not fit
+    /// in either frame. The two may be one frame, of which then other bytes are copied.
+    pub fn copy_bytes(&self, offset: usize, other: &Frame, from: usize, length: usize) {
+        assert!(offset <= PAGE_SIZE && from <= PAGE_SIZE);
+        assert!(length <= PAGE_SIZE - offset && length <= PAGE_SIZE - from);
+        let mut bytes = [0; 8];
+        let to_word = (offset.wrapping_neg() % 8).min(length);
+        let copy_few = |at: usize, n: usize, bytes: &mut [u8; 8]| {
+            let few = bytes.split_at_mut(n).0;
+            other.read(from + at, few);
+            self.write(offset + at, few);
+        };
+        if to_word != 0 {
+            copy_few(0, to_word, &mut bytes);
+        }
+        let words = (length - to_word) / 8;
+        if words != 0 {
+            let (first, source) = ((offset + to_word) / 8, from + to_word);
+            let to = &self.0[first..first + words];
+            let (word, shift) = (source / 8, 8 * (source % 8) as u32);
+            if shift == 0 {
+                for (to, from) in to.iter().zip(&other.0[word..word + words]) {
+                    to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+            } else {
+                let mut low = other.0[word].load(Ordering::Relaxed);
+                for (to, from) in to.iter().zip(&other.0[word + 1..word + 1 + words]) {
+                    let high = from.load(Ordering::Relaxed);
+                    to.store(low >> shift | high << (64 - shift), Ordering::Relaxed);
+                    low = high;
+                }
+            }
+        }
+        let done = to_word + 8 * words;
+        if done < length {
+            copy_few(done, length - done, &mut bytes);
+        }
+    }
+
     /// Fills the frame with zeros.
     pub fn zero(&self) {
         for word in &self.0 {
@@ -248,6 +287,35 @@ pub mod mock {
 
         fn flush_page(&self, _cpus: &CpuSet, _address: u64) {
             self.flushes.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    proptest! {
+        #[test]
+        fn bytes_are_copied_at_any_alignment(
+            to in 0..PAGE_SIZE,
+            from in 0..PAGE_SIZE,
+            length in prop_oneof![0..40usize, 0..PAGE_SIZE],
+        ) {
+            let length = length.min(PAGE_SIZE - to).min(PAGE_SIZE - from);
+            let (source, dest) = (Frame::default(), Frame::default());
+            let content: Vec<u8> = (0..PAGE_SIZE).map(|n| (n * 7 + n / 256) as u8).collect();
+            source.write(0, &content);
+            dest.write(0, &[0xee; PAGE_SIZE]);
+            dest.copy_bytes(to, &source, from, length);
+            let mut expected = vec![0xee; PAGE_SIZE];
+            expected[to..to + length].copy_from_slice(&content[from..from + length]);
+            let mut out = vec![0; PAGE_SIZE];
+            dest.read(0, &mut out);
+            prop_assert_eq!(out, expected);
         }
     }
 }

@@ -22,6 +22,8 @@
 //!   whichever of `schedule` and `context_saved` comes next sees it. No wake-up is lost.
 //! - A CPU marks itself idle before it looks for work elsewhere, and a waker
 //!   queues a unit before it looks for an idle CPU: one of the two sees the other.
+//! - A CPU that decides kicks the idle ones that may run what still waits with it:
+//!   one that waited for this CPU to become free, or for its cap's next period, may have been overtaken.
 //!
 //! # Locks
 //!
@@ -71,6 +73,8 @@ pub struct Decision<T> {
     pub left: Option<Arc<Unit<T>>>,
     /// System time in ns at which to call `schedule` again, or [`NEVER`].
     pub run_until: u64,
+    /// Idle CPUs to kick: they may take what waits here.
+    pub kick: CpuSet,
 }
 
 struct CpuQueue<T> {
@@ -254,12 +258,14 @@ impl<T> Scheduler<T> {
         Ok(())
     }
 
-    /// Limits a unit to `percent` of a CPU's time; 0: no limit.
-    pub fn set_cap(&self, unit: &Arc<Unit<T>>, percent: u32) {
-        let (_, mut queue) = self.lock_home(unit);
+    /// Limits a unit to `percent` of a CPU's time; 0: no limit. Gives the CPU
+    /// to kick, if one is to.
+    pub fn set_cap(&self, unit: &Arc<Unit<T>>, percent: u32) -> Option<CpuId> {
+        let (cpu, mut queue) = self.lock_home(unit);
         let mut state = unit.state.lock();
         state.set_cap(percent);
         queue.note_cap(unit, state.is_capped());
+        (state.queued || queue.is_current(unit)).then_some(cpu)
     }
 
     /// Decides what `cpu` does from `now` on. To be called by that CPU alone.
@@ -269,6 +275,7 @@ impl<T> Scheduler<T> {
                 next: None,
                 left: None,
                 run_until: NEVER,
+                kick: CpuSet::EMPTY,
             };
         };
         let mut queue = this.queue.lock();
@@ -292,7 +299,7 @@ impl<T> Scheduler<T> {
                 drop(state);
                 queue.current = Some(unit.clone());
                 queue.run_until = if held {
-                    limited_until
+                    limited_until.min(queue.next_release(now))
                 } else {
                     queue.renew_if_spent(&unit);
                     queue.slice_end(&unit, None, now)
@@ -302,6 +309,7 @@ impl<T> Scheduler<T> {
                     run_until: queue.run_until,
                     next: Some(unit),
                     left: None,
+                    kick: self.takers(&queue, now),
                 };
             }
             if may_stay {
@@ -319,6 +327,7 @@ impl<T> Scheduler<T> {
                 run_until: queue.run_until,
                 next: Some(next),
                 left,
+                kick: self.takers(&queue, now),
             };
         }
 
@@ -328,15 +337,17 @@ impl<T> Scheduler<T> {
         let run_until = queue.run_until;
         drop(queue);
         match self.steal(cpu, now) {
-            Some((next, run_until)) => Decision {
+            Some((next, run_until, kick)) => Decision {
                 next: Some(next),
                 left,
                 run_until,
+                kick,
             },
             None => Decision {
                 next: None,
                 left,
                 run_until,
+                kick: CpuSet::EMPTY,
             },
         }
     }
@@ -583,6 +594,20 @@ impl<T> Scheduler<T> {
         self.idle_in(&state.affinity)
     }
 
+    /// Idle CPUs, one for each unit of a queue that could run there at once.
+    fn takers(&self, queue: &RunQueue<T>, now: u64) -> CpuSet {
+        let mut takers = CpuSet::EMPTY;
+        if queue.len() != 0 {
+            let idle = CpuSet::from_words(core::array::from_fn(|number| {
+                self.idle[number].load(Ordering::SeqCst)
+            }));
+            if !idle.is_empty() {
+                queue.match_idle(idle, &mut takers, now);
+            }
+        }
+        takers
+    }
+
     /// An idle CPU of a set.
     fn idle_in(&self, affinity: &CpuSet) -> Option<CpuId> {
         self.idle
@@ -622,8 +647,9 @@ impl<T> Scheduler<T> {
         unit
     }
 
-    /// Takes a waiting unit from another CPU.
-    fn steal(&self, cpu: CpuId, now: u64) -> Option<(Arc<Unit<T>>, u64)> {
+    /// Takes a waiting unit from another CPU. Gives it with the end of its slice
+    /// and the idle CPUs to kick.
+    fn steal(&self, cpu: CpuId, now: u64) -> Option<(Arc<Unit<T>>, u64, CpuSet)> {
         let count = self.cpus.len() as u32;
         for distance in 1..count {
             let victim = CpuId((cpu.0 + distance) % count);
@@ -633,7 +659,8 @@ impl<T> Scheduler<T> {
             let taken = self.with_two(cpu, victim, |mine, theirs| {
                 if let Some((index, _)) = mine.best(now) {
                     let unit = self.start(cpu, mine, index, now, None);
-                    return Some((unit, mine.run_until));
+                    clear_bit(&self.idle, cpu);
+                    return Some((unit, mine.run_until, self.takers(mine, now)));
                 }
                 let theirs = theirs?;
                 let index = theirs.best_for(cpu, now)?;
@@ -651,10 +678,11 @@ impl<T> Scheduler<T> {
                 self.count_waiting(victim, theirs);
                 let (index, _) = mine.best(now)?;
                 let unit = self.start(cpu, mine, index, now, None);
-                Some((unit, mine.run_until))
+                clear_bit(&self.idle, cpu);
+                let kick = self.takers(mine, now).union(&self.takers(theirs, now));
+                Some((unit, mine.run_until, kick))
             });
             if taken.is_some() {
-                clear_bit(&self.idle, cpu);
                 return taken;
             }
         }

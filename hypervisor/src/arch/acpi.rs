@@ -4,8 +4,8 @@ use core::cell::RefCell;
 
 use alloc::vec::Vec;
 use overcast_drivers::acpi::{
-    AddressSpace, Fadt, GenericAddress, Madt, PhysicalMemory, Rsdp, Tables, find_s5, hpet_address,
-    read_table,
+    AddressSpace, Fadt, GenericAddress, Madt, McfgRegion, PhysicalMemory, Rsdp, Tables, find_s5,
+    hpet_address, mcfg_regions, read_table,
 };
 use spin::Once;
 
@@ -23,6 +23,8 @@ pub struct Info {
     pub s5: Option<(u8, u8)>,
     /// Physical address of the HPET.
     pub hpet: Option<u64>,
+    /// Where PCI configuration space is in memory.
+    pub mcfg: Vec<McfgRegion>,
 }
 
 static INFO: Once<Info> = Once::new();
@@ -132,6 +134,9 @@ fn read(root: Option<Root>) -> Info {
         hpet: tables
             .get(&memory, b"HPET")
             .and_then(|table| hpet_address(&table)),
+        mcfg: tables
+            .get(&memory, b"MCFG")
+            .map_or(Vec::new(), |table| mcfg_regions(&table)),
     }
 }
 

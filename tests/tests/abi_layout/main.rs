@@ -88,6 +88,7 @@ const HEADERS: &[&str] = &[
     "arch-x86/pmu.h",
     "kexec.h",
     "io/console.h",
+    "io/netif.h",
     "io/xs_wire.h",
     "io/xenbus.h",
 ];

@@ -6,7 +6,7 @@
 //! 1. the kernel (at the addresses of its segments),
 //! 2. the initrd, unless the kernel takes it by frame number (`MOD_START_PFN`),
 //! 3. the list of machine frames (p2m), unless `INIT_P2M` gives it an address,
-//! 4. the start_info page,
+//! 4. the start_info page, and behind it the page of xenstore's ring, if there is to be one,
 //! 5. the page tables of this very mapping, read-only, the top one first,
 //! 6. the boot stack, one page,
 //! 7. at least 512 KiB of slack, up to the next multiple of 4 MiB.
@@ -76,6 +76,8 @@ pub struct Layout {
     pub outside_p2m: Option<OutsideP2m>,
     /// The start_info page.
     pub start_info: u64,
+    /// The page of xenstore's ring.
+    pub store: Option<u64>,
     /// The region's page tables.
     pub page_tables: Range<u64>,
     /// The boot stack.
@@ -89,8 +91,18 @@ const LEAST_PAGES: u64 = (ALIGNMENT / PAGE) / 4;
 
 impl Layout {
     /// Plans a domain of `nr_pages` for a kernel and an initrd of `initrd_size`
-    /// bytes (0: none).
+    /// bytes (0: none), without a page for xenstore.
     pub fn new(kernel: &Kernel<'_>, nr_pages: u64, initrd_size: u64) -> Result<Self, BuildError> {
+        Self::with_store(kernel, nr_pages, initrd_size, false)
+    }
+
+    /// As [`Self::new`], and says whether there is to be a page for xenstore.
+    pub fn with_store(
+        kernel: &Kernel<'_>,
+        nr_pages: u64,
+        initrd_size: u64,
+        store: bool,
+    ) -> Result<Self, BuildError> {
         if nr_pages < LEAST_PAGES {
             return Err(BuildError::TooSmall {
                 needed: LEAST_PAGES,
@@ -100,7 +112,7 @@ impl Layout {
         if nr_pages > MAX_PAGES {
             return Err(BuildError::OutOfBounds("the domain has too many pages"));
         }
-        Self::plan(kernel, nr_pages, initrd_size).unwrap_or(Err(BuildError::OutOfBounds(
+        Self::plan(kernel, nr_pages, initrd_size, store).unwrap_or(Err(BuildError::OutOfBounds(
             "the initial mapping wraps around",
         )))
     }
@@ -110,6 +122,7 @@ impl Layout {
         kernel: &Kernel<'_>,
         nr_pages: u64,
         initrd_size: u64,
+        store: bool,
     ) -> Option<Result<Self, BuildError>> {
         let start = kernel.virt_base;
         if !start.is_multiple_of(PAGE) {
@@ -135,7 +148,12 @@ impl Layout {
             at = at.checked_add(p2m_pages * PAGE)?;
         }
         let start_info = at;
-        let tables = at.checked_add(PAGE)?;
+        at = at.checked_add(PAGE)?;
+        let store = store.then_some(at);
+        if store.is_some() {
+            at = at.checked_add(PAGE)?;
+        }
+        let tables = at;
 
         // The tables lie in the region that they map, so their number depends on
         // itself: the smallest that suffices is taken.
@@ -226,6 +244,7 @@ impl Layout {
             p2m,
             outside_p2m,
             start_info,
+            store,
             page_tables,
             stack,
             first_free_pfn: Pfn(pfn),

@@ -19,6 +19,7 @@
 use super::layout::{Layout, OutsideP2m};
 use super::{BuildError, elf::Kernel, hypercall_page};
 use crate::addr::{MachineAddress, Mfn, PAGE_SIZE, Pfn};
+use crate::ids::EventPort;
 use crate::machine::{Frame, Memory};
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -67,6 +68,8 @@ pub struct Contents<'a> {
     pub command_line: &'a [u8],
     /// The machine address of the shared_info page.
     pub shared_info: MachineAddress,
+    /// The domain's port of xenstore's event channel; used if the layout has a page for it.
+    pub store_port: EventPort,
 }
 
 /// A page of the domain that is a page table.
@@ -271,6 +274,10 @@ impl<M: Memory + ?Sized, F: Fn(Pfn) -> Option<Mfn>> Writer<'_, M, F> {
                     initrd.pfn.0
                 }
             };
+        }
+        if let Some(store) = layout.store {
+            info.store_mfn = self.mfn_at(store)?.0;
+            info.store_evtchn = contents.store_port.0;
         }
         copy_text(&mut info.cmd_line, contents.command_line);
         // Where the list is mapped by the region, its frames are at its end, as

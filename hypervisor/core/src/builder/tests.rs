@@ -490,6 +490,7 @@ fn build(elf: &Elf, nr_pages: u64, initrd: &[u8]) -> Result<Built, BuildError> {
         },
         command_line: b"console=hv",
         shared_info: MachineAddress(0x1234_5000),
+        store_port: crate::ids::EventPort(0),
     };
     let state = populate(&memory, &frames, &contents)?;
     for segment in &kernel.segments {
@@ -663,6 +664,7 @@ fn frames_that_are_missing_are_an_error() {
         initrd: Initrd::None,
         command_line: &[b'x'; 3000],
         shared_info: MachineAddress(0),
+        store_port: crate::ids::EventPort(0),
     };
     let memory = MockMachine::new(16384);
     let some = |pfn: Pfn| (pfn.0 != 0x107).then_some(Mfn(pfn.0));
@@ -729,6 +731,7 @@ fn the_stock_kernel_is_laid_out() {
         initrd: Initrd::InPlace,
         command_line: b"console=hvc0",
         shared_info: MachineAddress(0),
+        store_port: crate::ids::EventPort(0),
     };
     let state = populate(&memory, &frames, &contents).unwrap();
     assert_eq!(state.rip, kernel.notes.entry.unwrap());
@@ -781,6 +784,7 @@ fn run_all(file: &[u8], nr_pages: u64, initrd: u64) {
         },
         command_line: b"console=hv",
         shared_info: MachineAddress(0x1234_5000),
+        store_port: crate::ids::EventPort(0),
     };
     let memory = MockMachine::new(16384);
     let state = populate(&memory, &frames, &contents).unwrap();

@@ -210,6 +210,8 @@ pub struct Options {
     pub gnttab_max_ver: u32,
     pub gnttab_max_frames: u32,
     pub gnttab_max_maptrack_frames: u32,
+    /// Xenstore is the hypervisor's; otherwise a server in Dom0 may be.
+    pub xenstore: bool,
 }
 
 impl Default for Options {
@@ -265,6 +267,7 @@ impl Default for Options {
             gnttab_max_ver: 2,
             gnttab_max_frames: 64,
             gnttab_max_maptrack_frames: 1024,
+            xenstore: true,
         }
     }
 }
@@ -610,6 +613,12 @@ table! {
         |o, a| set(&mut o.watchdog_timeout, a, "<integer>", number32);
     "x2apic", BOOLEAN, "true", "x2APIC mode is used where the CPU has it.",
         |o, a| set_bool(&mut o.x2apic, a);
+    "xenstore", "hypervisor | dom0", "hypervisor", "Who serves xenstore. With dom0, Dom0 is told of none and may run a server of its own; the hypervisor's block and network devices are then not there for guests.",
+        |o, a| set(&mut o.xenstore, a, "hypervisor | dom0", |v| Some(match v {
+            "hypervisor" => true,
+            "dom0" => false,
+            _ => return None,
+        }));
     "xsave", BOOLEAN, "true", "XSAVE, and what needs it, is used where the CPU has it.",
         |o, a| set_bool(&mut o.xsave, a);
 }

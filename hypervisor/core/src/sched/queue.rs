@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::unit::{Unit, UnitState};
 use super::{CREDIT, LONGEST_SLICE, MOST_DEBT, NEVER, SHORTEST_SLICE};
 use crate::error::{Error, Result};
-use crate::ids::CpuId;
+use crate::ids::{CpuId, CpuSet};
 
 struct Entry<T> {
     /// The unit's priority when it came, or when credit was last given.
@@ -107,6 +107,24 @@ impl<T> RunQueue<T> {
         self.entries.iter().rposition(|entry| {
             Self::may_run(entry, now) && entry.unit.state.lock().affinity.contains(cpu)
         })
+    }
+
+    /// Adds to `takers` a CPU of `idle` for each unit that could run at once, as
+    /// far as there are any.
+    pub fn match_idle(&self, mut idle: CpuSet, takers: &mut CpuSet, now: u64) {
+        for entry in self.entries.iter().rev() {
+            if !Self::may_run(entry, now) {
+                continue;
+            }
+            let allowed = entry.unit.state.lock().affinity.intersection(&idle);
+            if let Some(cpu) = allowed.first() {
+                idle.remove(cpu);
+                takers.insert(cpu);
+                if idle.is_empty() {
+                    break;
+                }
+            }
+        }
     }
 
     /// When the first waiting unit that its cap holds back may run again.

@@ -105,6 +105,7 @@ impl Sim {
         }
         assert!(decision.run_until > self.now, "the CPU would spin");
         self.cpus[cpu.0 as usize] = (next, decision.run_until);
+        self.kicks.extend(decision.kick.iter());
         if let Some(left) = decision.left {
             let kick = self.scheduler.context_saved(&left, self.now);
             self.kicks.extend(kick);
@@ -323,8 +324,9 @@ fn pinned_units_stay() {
 fn caps_hold() {
     let mut sim = Sim::new(1);
     let capped = sim.add(HOG, 256, CpuSet::ALL);
-    sim.scheduler.set_cap(&sim.units[capped].unit.clone(), 30);
-    sim.kicks.push(CpuId(0));
+    let kick = sim.scheduler.set_cap(&sim.units[capped].unit.clone(), 30);
+    assert_eq!(kick, Some(CpuId(0)));
+    sim.kicks.extend(kick);
     sim.settle();
     sim.run(5_000 * MS);
     assert_share(&sim, capped, 0.3);
@@ -400,6 +402,46 @@ fn yielding_lets_others_run() {
     assert_ne!(sim.cpus[0].0, Some(first));
 }
 
+/// The units of [`any_load_is_served`]: (weight, kind, burst, rest, affinity).
+fn add_load(sim: &mut Sim, units: &[(u32, u64, u64, u64, u64)]) {
+    for &(weight, kind, burst, rest, affinity) in units {
+        let work = if kind == 0 {
+            HOG
+        } else {
+            Work {
+                burst: burst * 10 * US,
+                rest: rest * 10 * US,
+            }
+        };
+        let mut set = CpuSet::EMPTY;
+        for cpu in 0..sim.cpus.len() as u32 {
+            if affinity >> cpu & 1 != 0 {
+                set.insert(CpuId(cpu));
+            }
+        }
+        if set.is_empty() {
+            set = CpuSet::ALL;
+        }
+        sim.add(work, weight, set);
+    }
+}
+
+#[test]
+fn who_is_overtaken_on_a_claimed_cpu_goes_to_an_idle_one() {
+    // Unit 1 wakes and claims CPU 0, then unit 2, which may run only there,
+    // comes before it: CPU 1 must get to know.
+    let mut sim = Sim::new(2);
+    add_load(
+        &mut sim,
+        &[
+            (224, 1, 500, 2745, 14),
+            (443, 1, 922, 20, 3),
+            (917, 1, 2395, 3447, 13),
+        ],
+    );
+    sim.run(3_000 * MS);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
@@ -408,15 +450,7 @@ proptest! {
         units in prop::collection::vec((1u32..2000, 0u64..4, 1u64..3000, 1u64..5000, 1u64..16), 1..12),
     ) {
         let mut sim = Sim::new(cpus);
-        for (weight, kind, burst, rest, affinity) in units {
-            let work = if kind == 0 { HOG } else { Work { burst: burst * 10 * US, rest: rest * 10 * US } };
-            let mut set = CpuSet::EMPTY;
-            for cpu in 0..cpus as u32 {
-                if affinity >> cpu & 1 != 0 { set.insert(CpuId(cpu)); }
-            }
-            if set.is_empty() { set = CpuSet::ALL; }
-            sim.add(work, weight, set);
-        }
+        add_load(&mut sim, &units);
         // Work conservation, affinity and exclusion are checked at each step.
         sim.run(3_000 * MS);
         let weights: u64 = sim.units.iter().map(|unit| u64::from(unit.unit.weight())).sum();
@@ -429,6 +463,38 @@ proptest! {
                 prop_assert!(unit.ran > 0 || part < 40 * MS);
             }
         }
+    }
+
+    /// No CPU is idle while a unit waits, whatever is changed meanwhile.
+    #[test]
+    fn changes_leave_no_cpu_idle(
+        cpus in 1usize..5,
+        units in prop::collection::vec((1u32..2000, 0u64..4, 1u64..3000, 1u64..5000, 1u64..16), 1..8),
+        changes in prop::collection::vec((1u64..2000, 0usize..8, 0u32..6, 0u32..120), 1..60),
+    ) {
+        let mut sim = Sim::new(cpus);
+        add_load(&mut sim, &units);
+        for (after, number, kind, value) in changes {
+            sim.run(after * 10 * US);
+            let unit = sim.units[number % sim.units.len()].unit.clone();
+            let kick = match kind {
+                0 | 1 => sim.scheduler.set_cap(&unit, value / 10 * 10 % 110),
+                2 => {
+                    let mut set = CpuSet::one(CpuId(value % cpus as u32));
+                    set.insert(CpuId(value / 8 % cpus as u32));
+                    sim.scheduler.set_affinity(&unit, set, sim.now).unwrap()
+                }
+                3 => sim.scheduler.pause(&unit),
+                4 => sim.scheduler.unpause(&unit, sim.now),
+                _ => {
+                    sim.scheduler.set_weight(&unit, value + 1, sim.now).unwrap();
+                    None
+                }
+            };
+            sim.kicks.extend(kick);
+            sim.settle();
+        }
+        sim.run(50 * MS);
     }
 }
 
@@ -523,6 +589,9 @@ fn no_wake_up_is_lost_among_threads() {
                     }
                     if current.is_some() || must {
                         let decision = shared.scheduler.schedule(cpu, now);
+                        for cpu in decision.kick.iter() {
+                            kick(&shared, Some(cpu));
+                        }
                         let next = decision.next.as_ref().map(|unit| *unit.payload());
                         if let Some(left) = decision.left {
                             assert_eq!(current, Some(*left.payload()));

@@ -1,0 +1,270 @@
+//! The command line of `overcast`: what `--help`, the completions and the manual page are made from.
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Control guests of an Overcast machine from its Dom0
+#[derive(Parser, Debug)]
+#[command(
+    name = "overcast",
+    bin_name = "overcast",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong command line, 3 no such domain or node, \
+                  4 no right or no Dom0, 5 refused by the hypervisor, 6 not in time, 7 machine not fit."
+)]
+pub struct Cli {
+    /// Print answers as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// List the domains
+    #[command(visible_alias = "ls")]
+    List {
+        /// Only these, by name or number
+        domains: Vec<String>,
+    },
+    /// Describe the machine and its hypervisor
+    Info,
+    /// Check whether the machine is fit: hypervisor, CPU, memory, store, devices
+    Check,
+    /// Print the hypervisor's log
+    Dmesg {
+        /// Empty the log afterwards
+        #[arg(short, long)]
+        clear: bool,
+    },
+    /// Send debug keys to the hypervisor; it answers in its log
+    DebugKeys {
+        /// The keys; `h` lists them
+        keys: String,
+    },
+    /// Stop a domain's vCPUs until it is unpaused
+    Pause(Domain),
+    /// Let a paused domain go on
+    Unpause(Domain),
+    /// Ask a domain to power off
+    Shutdown(ShutdownArgs),
+    /// Ask a domain to start anew
+    Reboot(ShutdownArgs),
+    /// End a domain at once, as if its power failed
+    Destroy(Domain),
+    /// Give a domain another name
+    Rename {
+        /// Name or number
+        domain: String,
+        /// The new name
+        name: String,
+    },
+    /// Set how much memory a domain has (by its balloon)
+    MemSet {
+        /// Name or number
+        domain: String,
+        /// Like 512M or 2G; MiB without a unit
+        #[arg(value_parser = parse_memory)]
+        memory: u64,
+    },
+    /// List the vCPUs of domains: where they are, and where they may run
+    VcpuList {
+        /// Only these, by name or number
+        domains: Vec<String>,
+    },
+    /// Set how many vCPUs a domain uses
+    VcpuSet {
+        /// Name or number
+        domain: String,
+        /// How many
+        vcpus: u32,
+    },
+    /// Set on which CPUs a vCPU may run
+    VcpuPin {
+        /// Name or number
+        domain: String,
+        /// The vCPU's number, or `all`
+        vcpu: String,
+        /// CPUs where it may run, like 0-2,4; `all`; `-` to leave as is
+        hard: String,
+        /// CPUs where it should rather run
+        soft: Option<String>,
+    },
+    /// Show or set a domain's share of the CPUs
+    Sched {
+        /// Name or number; all domains without it
+        domain: Option<String>,
+        /// Weight against others' (1 to 65535; 256 is usual)
+        #[arg(short, long, requires = "domain", value_parser = clap::value_parser!(u16).range(1..))]
+        weight: Option<u16>,
+        /// The most it may have, percent of one CPU; 0 for no limit
+        #[arg(short, long, requires = "domain")]
+        cap: Option<u16>,
+    },
+    /// Read and write the store
+    Store {
+        /// What to do with it
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page
+    #[command(hide = true)]
+    Manual,
+}
+
+/// A domain.
+#[derive(Args, Debug)]
+pub struct Domain {
+    /// Name or number
+    pub domain: String,
+}
+
+/// How to end a domain gently.
+#[derive(Args, Debug)]
+pub struct ShutdownArgs {
+    /// Name or number
+    pub domain: String,
+    /// Wait until it is done
+    #[arg(short, long)]
+    pub wait: bool,
+    /// How long to wait, seconds
+    #[arg(long, default_value_t = 120, requires = "wait")]
+    pub timeout: u64,
+}
+
+/// What to do with the store.
+#[derive(Subcommand, Debug)]
+pub enum StoreCommand {
+    /// List nodes and their values
+    Ls {
+        /// From here down
+        #[arg(default_value = "/")]
+        path: String,
+        /// Show who may do what
+        #[arg(short, long)]
+        permissions: bool,
+    },
+    /// Print the value of a node
+    Read {
+        /// The node
+        path: String,
+    },
+    /// Set the value of a node
+    Write {
+        /// The node
+        path: String,
+        /// The value
+        value: String,
+    },
+    /// Remove a node and all below it
+    Rm {
+        /// The node
+        path: String,
+    },
+    /// Print each change of a node or below it
+    Watch {
+        /// The node
+        path: String,
+        /// End after so many changes
+        #[arg(short = 'n', long)]
+        count: Option<u64>,
+    },
+}
+
+/// A size of memory in KiB.
+pub fn parse_memory(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let kib = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "k" | "kib" => 1,
+        "" | "m" | "mib" => 1 << 10,
+        "g" | "gib" => 1 << 20,
+        "t" | "tib" => 1 << 30,
+        unit => return Err(format!("unknown unit \"{unit}\": K, M, G and T are known")),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(kib))
+        .filter(|&size| size > 0)
+        .ok_or_else(|| "expected a size like 512M or 2G".to_owned())
+}
+
+/// CPUs as `0-2,4` (with `^1` to take one out again), or `all` below `count`.
+pub fn parse_cpus(text: &str, count: u32) -> Result<Vec<u32>, String> {
+    let mut cpus = std::collections::BTreeSet::new();
+    for part in text.split(',') {
+        let (out, part) = match part.strip_prefix('^') {
+            Some(rest) => (true, rest),
+            None => (false, part),
+        };
+        let range = if part == "all" {
+            0..=count.saturating_sub(1)
+        } else {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let number = |text: &str| {
+                text.parse::<u32>()
+                    .map_err(|_| format!("\"{part}\" names no CPUs; expected like 0-2,4"))
+            };
+            number(first)?..=number(last)?
+        };
+        if range.is_empty() || *range.end() >= count {
+            return Err(format!(
+                "\"{part}\": the machine's CPUs are 0 to {}",
+                count.saturating_sub(1)
+            ));
+        }
+        for cpu in range {
+            if out {
+                cpus.remove(&cpu);
+            } else {
+                cpus.insert(cpu);
+            }
+        }
+    }
+    if cpus.is_empty() {
+        return Err(format!("\"{text}\" leaves no CPU"));
+    }
+    Ok(cpus.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_memory("512"), Ok(512 << 10));
+        assert_eq!(parse_memory("2G"), Ok(2 << 20));
+        assert_eq!(parse_memory("64k"), Ok(64));
+        assert!(parse_memory("0").is_err());
+        assert!(parse_memory("12x").is_err());
+        assert!(parse_memory("99999999999999999999").is_err());
+        assert!(parse_memory("18446744073709551615T").is_err());
+    }
+
+    #[test]
+    fn cpus_are_ranges() {
+        assert_eq!(parse_cpus("0-2,4", 8), Ok(vec![0, 1, 2, 4]));
+        assert_eq!(parse_cpus("all,^1", 3), Ok(vec![0, 2]));
+        for wrong in ["", "2-1", "8", "x", "0,^0", "0-4294967295"] {
+            assert!(parse_cpus(wrong, 8).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! What classes of devices are called (PCI Code and ID Assignment Specification).
+
+/// The name of a class (base class, sub-class, programming interface: 24 bits).
+pub fn class_name(class: u32) -> &'static str {
+    match (class >> 16 & 0xff, class >> 8 & 0xff) {
+        (0x00, _) => "old device",
+        (0x01, 0x00) => "SCSI storage",
+        (0x01, 0x01) => "IDE storage",
+        (0x01, 0x04) => "RAID storage",
+        (0x01, 0x06) => "SATA storage",
+        (0x01, 0x07) => "SAS storage",
+        (0x01, 0x08) => "NVM storage",
+        (0x01, _) => "storage",
+        (0x02, 0x00) => "Ethernet",
+        (0x02, _) => "network",
+        (0x03, 0x00) => "VGA display",
+        (0x03, _) => "display",
+        (0x04, _) => "multimedia",
+        (0x05, _) => "memory",
+        (0x06, 0x00) => "host bridge",
+        (0x06, 0x01) => "ISA bridge",
+        (0x06, 0x04) => "PCI bridge",
+        (0x06, _) => "bridge",
+        (0x07, 0x00) => "serial line",
+        (0x07, _) => "communication",
+        (0x08, _) => "system device",
+        (0x09, _) => "input",
+        (0x0a, _) => "docking station",
+        (0x0b, _) => "processor",
+        (0x0c, 0x03) => "USB",
+        (0x0c, 0x05) => "SMBus",
+        (0x0c, _) => "serial bus",
+        (0x0d, _) => "wireless",
+        (0x0f, _) => "satellite",
+        (0x10, _) => "encryption",
+        (0x11, _) => "signal processing",
+        (0x12, _) => "accelerator",
+        _ => "device of no known class",
+    }
+}
