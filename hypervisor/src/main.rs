@@ -9,6 +9,7 @@
 extern crate alloc;
 
 mod arch;
+mod backend;
 mod boot;
 mod build_info;
 mod context;
@@ -64,7 +65,11 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
     xenstore::init();
     xenbus::init();
     devices::init();
+    backend::block::init();
+    backend::net::init();
     let dom0 = dom0::create();
+    backend::block::give_dom0_disks();
+    backend::net::give_dom0_devices();
     if let Some(vcpu) = dom0.vcpu(overcast_core::ids::VcpuId(0)) {
         schedule::wake(vcpu);
     }
