@@ -20,6 +20,7 @@ pub mod bench;
 pub mod cases;
 pub mod guest_log;
 pub mod machine;
+pub mod network;
 pub mod oracle;
 pub mod runner;
 pub mod session;
