@@ -21,6 +21,7 @@ pub mod cases;
 pub mod devices;
 pub mod guest_log;
 pub mod machine;
+pub mod network;
 pub mod oracle;
 pub mod runner;
 pub mod session;
