@@ -507,7 +507,7 @@ impl Sum {
         // What comes after an odd number of bytes is one byte off.
         let part = u64::from(fold(part));
         self.total += if self.odd { part << 8 } else { part };
-        self.odd ^= bytes.len() % 2 != 0;
+        self.odd ^= !bytes.len().is_multiple_of(2);
     }
 
     /// The sum as a number, to which others may be added.
