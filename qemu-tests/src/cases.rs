@@ -2,7 +2,9 @@
 
 use crate::artefacts;
 use crate::guest_log;
+use crate::image;
 use crate::machine::{Board, Firmware, Machine, System};
+use crate::network::{self, Amount};
 use crate::oracle;
 use crate::session::Session;
 use crate::soak;
@@ -48,12 +50,21 @@ pub fn all() -> Vec<Case> {
             boots_with(n, stock()?.cpus(4).options("dom0_max_vcpus=2"), 2)
         }),
         case("shell", |n| shell_answers(n, System::Overcast)),
-        case("image-bios", |n| image(n, Firmware::Bios)),
-        case("image-uefi", |n| image(n, Firmware::Uefi)),
+        case("image-bios", |n| image::boots(n, Firmware::Bios)),
+        case("image-uefi", |n| image::boots(n, Firmware::Uefi)),
         case("reboot", reboots),
         case("noreboot", noreboot),
         case("crash", crashes),
         case("console-keys", console_keys),
+        case("net-user", network::user),
+        case("net-wire", |n| {
+            let amount = Amount {
+                cpus: 2,
+                mebibytes: 8,
+                connections: 100,
+            };
+            network::wire(n, &amount)
+        }),
         case("fuzz", |n| fuzz(n, 1..=2, 40, false)),
         long("fuzz-long", |n| fuzz(n, 100..=115, 120, true)),
         case("reference-shell", |n| shell_answers(n, System::Xen)),
@@ -253,6 +264,9 @@ fn shell_answers(name: &str, system: System) -> Result<(), String> {
             return Err(session.failure(&format!("`{command}` gave {answer:?}")));
         }
     }
+    if system == System::Overcast && !session.text().contains("Network: no card") {
+        return Err(session.failure("it does not say that there is no network card"));
+    }
     // Long input must come through whole.
     let long = "x".repeat(100);
     let answer = session.shell(&format!("echo {long} | wc -c"))?;
@@ -275,44 +289,6 @@ fn disk_root(name: &str, machine: &Machine) -> Result<(), String> {
         return Err(session.failure(&format!("the root is {answer:?}")));
     }
     session.send_line("poweroff -f")?;
-    session.wait_exit()?;
-    guest_log::check(session.text())
-}
-
-/// The disk image for clouds boots by its GRUB to a login, takes name and password from
-/// the disk with metadata, and grows to the size of its disk.
-fn image(name: &str, firmware: Firmware) -> Result<(), String> {
-    let machine = Machine::cloud_image(firmware, name)?;
-    let mut session = Session::start(&machine, name)?;
-    session.wait_for("(Multiboot 2), loader: GRUB")?;
-    session.wait_for("login: ")?;
-    // Until it is done, which may be before or after, the password is not set.
-    if !session.text().contains("first boot: done") {
-        session.wait_for("first boot: done")?;
-    }
-    session.send_line("root")?;
-    session.wait_for("Password: ")?;
-    session.send_line("secret")?;
-    session.wait_for("# ")?;
-    session.shell("stty cols 500; dmesg -n 1")?;
-    for (command, expected) in [
-        ("hostname", "seeded"),
-        ("cat /sys/hypervisor/type", "xen"),
-        ("findmnt -n -o SOURCE /", "/dev/xvda3"),
-        // 3 GiB less the other partitions; the image was made for 2.
-        (
-            "[ $(df --output=size -k / | tail -1) -gt 2800000 ] && echo grown",
-            "grown",
-        ),
-        ("systemctl is-active ssh", "active"),
-        ("systemctl --failed --quiet --no-legend --plain", ""),
-    ] {
-        let answer = session.shell(command)?;
-        if answer != expected {
-            return Err(session.failure(&format!("`{command}` gave {answer:?}")));
-        }
-    }
-    session.send_line("systemctl poweroff")?;
     session.wait_exit()?;
     guest_log::check(session.text())
 }
