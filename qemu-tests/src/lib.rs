@@ -18,8 +18,10 @@
 pub mod artefacts;
 pub mod bench;
 pub mod cases;
+pub mod devices;
 pub mod guest_log;
 pub mod machine;
+pub mod network;
 pub mod oracle;
 pub mod runner;
 pub mod session;
