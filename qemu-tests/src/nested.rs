@@ -77,7 +77,7 @@ fn ram_disk(name: &str, cpu: &str, cpus: u32, run: &str) -> Result<PathBuf, Stri
 pub fn kvm(name: &str, cpu: &str, cpus: u32, expected: &[&str]) -> Result<(), String> {
     let mut machine = Machine::empty(System::Bare).cpus(2).memory(3072);
     // Fewer features, so that KVM has less to save at an exit.
-    machine.cpu = "max,-la57,-smap,-smep,-pku".to_owned();
+    machine.cpu = "max,-la57,-smap,-smep,-xsave,-avx,-pku".to_owned();
     let arguments = "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable";
     let run = "run=facts,work,time,dmesg,poweroff";
     machine.modules = vec![
