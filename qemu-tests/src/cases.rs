@@ -21,7 +21,10 @@ pub struct Case {
     pub run: Run,
 }
 
-fn case(name: &str, run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Case {
+pub(crate) fn case(
+    name: &str,
+    run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static,
+) -> Case {
     Case {
         name: name.to_owned(),
         soak: false,
@@ -60,6 +63,7 @@ pub fn all() -> Vec<Case> {
             disk_root(n, &Machine::debian_disk(System::Bare, "fsck")?.cpus(2))
         }),
     ];
+    cases.extend(crate::devices::cases());
     for &group in oracle::GROUPS {
         cases.push(case(&format!("oracle-{group}"), move |n| {
             oracle::compare(n, group)

@@ -19,6 +19,7 @@
 pub mod artefacts;
 pub mod bench;
 pub mod cases;
+pub mod devices;
 pub mod guest_log;
 pub mod machine;
 pub mod nested;
