@@ -6,6 +6,7 @@
 //! - [`session`]: a running machine
 //! - [`guest_log`]: what must not be in a guest's log
 //! - [`cases`]: the tests
+//! - [`image`]: the disk image for clouds
 //! - [`nested`]: machines within machines
 //! - [`oracle`]: the same questions to real Xen and to Overcast
 //! - [`runner`]: runs cases, some at a time
@@ -21,8 +22,10 @@ pub mod bench;
 pub mod cases;
 pub mod devices;
 pub mod guest_log;
+pub mod image;
 pub mod machine;
 pub mod nested;
+pub mod network;
 pub mod oracle;
 pub mod runner;
 pub mod session;
