@@ -62,6 +62,7 @@ if [ $QEMU = 1 ]; then
     scripts/build.sh
     scripts/initramfs.sh shell >/dev/null
     scripts/initramfs.sh disk >/dev/null
+    scripts/initramfs.sh store >/dev/null
     scripts/rootfs.sh test >/dev/null
     qemu-tests/pv/build.sh
     case " ${QEMU_ARGUMENTS[*]-} " in *--soak*) scripts/initramfs.sh debian >/dev/null ;; esac

@@ -44,4 +44,5 @@ pub mod sched;
 pub mod switch;
 pub mod timer;
 pub mod topology;
+pub mod xenbus;
 pub mod xenstore;

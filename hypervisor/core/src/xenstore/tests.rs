@@ -358,6 +358,15 @@ fn transactions_are_whole_or_nothing() {
     assert_eq!(rig.ask(0, XS_WRITE, t, "/t/z\0"), "OK\0");
     assert_eq!(rig.ask(0, XS_TRANSACTION_END, t, "T\0"), "OK\0");
     assert_eq!(rig.ask(0, XS_DIRECTORY, 0, "/t\0"), "z\0");
+    rig.events(0);
+    // What was written is told to all above, also if it then goes with a node above.
+    rig.ask(0, XS_WRITE, 0, "/t/m/n\0");
+    rig.events(0);
+    let t = rig.start(0);
+    assert_eq!(rig.ask(0, XS_WRITE, t, "/t/m/n\0v"), "OK\0");
+    assert_eq!(rig.ask(0, XS_RM, t, "/t/m\0"), "OK\0");
+    assert_eq!(rig.ask(0, XS_TRANSACTION_END, t, "T\0"), "OK\0");
+    assert_eq!(rig.events(0), ["/t/m/n\0w\0", "/t/m\0w\0"]);
     assert!(rig.store.check());
 }
 
@@ -379,6 +388,14 @@ fn quotas_hold() {
     assert_eq!(rig.ask(1, XS_RM, 0, "0/0\0"), "OK\0");
     assert_eq!(rig.ask(1, XS_MKDIR, 0, "0/x\0"), "OK\0");
     assert_eq!(rig.ask(1, XS_MKDIR, 0, "0/y\0"), "ENOSPC");
+    // Of several nodes that are to be made, all are or none.
+    rig.ask(1, XS_RM, 0, "1/1\0");
+    rig.ask(1, XS_RM, 0, "2/2\0");
+    assert_eq!(rig.ask(1, XS_MKDIR, 0, "3/x/y/z\0"), "ENOSPC");
+    assert_eq!(rig.ask(1, XS_READ, 0, "3/x\0"), "ENOENT");
+    assert!(rig.store.check());
+    assert_eq!(rig.store.domains[&DomainId(1)].nodes, 998);
+    assert_eq!(rig.ask(1, XS_MKDIR, 0, "3/x/y\0"), "OK\0");
     for n in 0..200 {
         let want = if n < 129 { "OK\0" } else { "E2BIG" };
         assert_eq!(rig.ask(1, XS_WATCH, 0, &format!("w\0{n}\0")), want, "{n}");
