@@ -59,8 +59,11 @@ shell | bench | store)
         install -m755 "$ROOT/qemu-tests/store/store" "$WORK/root/bin/"
         mkdir -p "$WORK/root/lib" "$WORK/root/run/xenstored" "$WORK"/root/var/{lib,log,run}
         for package in $XENSTORE_PACKAGES; do
-            cp "$CACHE/$package"/usr/bin/xenstore* "$WORK/root/bin/" 2>/dev/null || true
-            cp "$CACHE/$package"/usr/lib/xen-4.17/bin/{xenstored,test-xenstore} "$WORK/root/bin/" 2>/dev/null || true
+            cp "$CACHE/$package"/usr/bin/xenstore-[!c]* "$WORK/root/bin/" 2>/dev/null || true
+            cp "$CACHE/$package"/usr/bin/xenstore-chmod "$WORK/root/bin/" 2>/dev/null || true
+            for tool in xenstored xenstore-control test-xenstore; do
+                cp --remove-destination "$CACHE/$package/usr/lib/xen-4.17/bin/$tool" "$WORK/root/bin/" 2>/dev/null || true
+            done
             cp -a "$CACHE/$package"/usr/lib/x86_64-linux-gnu/lib*.so* "$WORK/root/lib/" 2>/dev/null || true
         done
         # The C library of this machine, which is not older than that of the tools.

@@ -1,6 +1,7 @@
 //! Blanket drivers: what Overcast drives on each first layer.
 //!
-//! Drivers meet in the traits of [`block`] and [`net`]; backends know nothing else of them.
+//! Drivers meet in the traits of [`block`], [`net`], [`console`], [`clock`] and [`entropy`];
+//! who uses a device knows nothing else of it.
 #![no_std]
 
 extern crate alloc;
@@ -9,7 +10,11 @@ extern crate std;
 
 pub mod acpi;
 pub mod block;
+pub mod clock;
+pub mod console;
+pub mod entropy;
 pub mod interrupt;
+pub mod mp_table;
 pub mod net;
 pub mod pci;
 pub mod platform;

@@ -7,7 +7,8 @@
 //!   header reads it once, into memory of his own.
 //! - Who sends keeps the memory valid for the device until the frame's tag came back from
 //!   [`Net::reclaim`]. A frame that was refused never comes back.
-//! - A received frame's memory is the driver's again when the callback returns.
+//! - A received frame's memory is the driver's again when the callback returns. The callback
+//!   may send, but not receive from or arm the same queue.
 //! - All functions may be called on any CPU, with interrupts on; none waits for the device.
 //! - The device tells of received and of sent frames by the interrupt that its owner gave
 //!   the queue; after one there is none until [`Net::arm`].

@@ -22,12 +22,18 @@ use overcast_core::error::{Error, Result};
 use overcast_core::first_layer::FirstLayer;
 use overcast_core::ids::CpuId;
 use overcast_drivers::block::Block;
+use overcast_drivers::console::Console;
+use overcast_drivers::entropy::Entropy;
 use overcast_drivers::interrupt::Interrupting;
+use overcast_drivers::net::Net;
 use overcast_drivers::pci::{self, ConfigAccess, Ecam, Function};
 use overcast_drivers::platform::Platform;
 use overcast_drivers::registers::Registers;
 use overcast_drivers::virtio::block::VirtioBlock;
-use overcast_drivers::virtio::{self, DeviceKind};
+use overcast_drivers::virtio::console::VirtioConsole;
+use overcast_drivers::virtio::entropy::VirtioEntropy;
+use overcast_drivers::virtio::net::VirtioNet;
+use overcast_drivers::virtio::{self, DeviceKind, VirtioError};
 use spin::{Mutex, Once};
 
 use crate::arch::{acpi, memory, percpu};
@@ -208,9 +214,30 @@ pub struct BlockEntry {
     pub interrupts: Interrupts,
 }
 
+/// A network card of the first layer.
+pub struct NetEntry {
+    /// `eth0`, `eth1`, … in the order in which they were found.
+    pub name: String,
+    /// The card.
+    pub device: Arc<dyn Net>,
+    /// What raises the tasks of its pairs of queues.
+    pub interrupts: Interrupts,
+}
+
+/// A console of the first layer, other than a serial line.
+pub struct ConsoleEntry {
+    /// The console.
+    pub device: Arc<dyn Console>,
+    /// What raises the task that reads it: that of queue 0.
+    pub interrupts: Interrupts,
+}
+
 #[derive(Default)]
 struct Registry {
     blocks: Vec<BlockEntry>,
+    nets: Vec<NetEntry>,
+    consoles: Vec<ConsoleEntry>,
+    entropy: Vec<Arc<dyn Entropy>>,
 }
 
 static FIRST_LAYER: Once<FirstLayer> = Once::new();
@@ -219,6 +246,27 @@ static REGISTRY: Once<Registry> = Once::new();
 /// The disks.
 pub fn blocks() -> &'static [BlockEntry] {
     REGISTRY.get().map_or(&[], |registry| &registry.blocks)
+}
+
+/// The network cards.
+pub fn nets() -> &'static [NetEntry] {
+    REGISTRY.get().map_or(&[], |registry| &registry.nets)
+}
+
+/// The consoles.
+pub fn consoles() -> &'static [ConsoleEntry] {
+    REGISTRY.get().map_or(&[], |registry| &registry.consoles)
+}
+
+/// Random numbers from the first layer, as many as there are now; gives how many bytes.
+pub fn entropy(out: &mut [u8]) -> usize {
+    let sources = REGISTRY.get().map_or(&[][..], |registry| &registry.entropy);
+    let mut filled = 0;
+    for source in sources {
+        let rest = out.get_mut(filled..).unwrap_or_default();
+        filled += source.fill(rest).min(rest.len());
+    }
+    filled
 }
 
 /// What Overcast runs on.
@@ -273,28 +321,95 @@ fn functions() -> Vec<Function> {
 
 impl Registry {
     fn take(&mut self, function: &Function) {
-        let driven = match virtio::kind_of(function) {
-            Some(DeviceKind::Block) => self.add_virtio_block(function),
+        let taken = match virtio::kind_of(function) {
+            Some(
+                kind @ (DeviceKind::Block
+                | DeviceKind::Net
+                | DeviceKind::Console
+                | DeviceKind::Entropy),
+            ) => self.take_virtio(function, kind),
             _ => {
                 log::info!("PCI {function}: no driver");
                 return;
             }
         };
-        if let Err(reason) = driven {
+        if let Err(reason) = taken {
             log::error!("PCI {function}: not used: {reason}");
             function.stop();
         }
     }
 
-    fn add_virtio_block(&mut self, function: &Function) -> core::result::Result<(), String> {
+    fn take_virtio(
+        &mut self,
+        function: &Function,
+        kind: DeviceKind,
+    ) -> core::result::Result<(), String> {
+        let virtio_error = |error: VirtioError| format!("{error}");
+        let error = |error: Error| format!("{error:?}");
         // SAFETY: each function is taken once, by this driver.
-        let transport =
-            unsafe { virtio::open(function, &MACHINE) }.map_err(|error| format!("{error}"))?;
-        let device = VirtioBlock::new(transport, &MACHINE).map_err(|error| format!("{error}"))?;
-        let how = device.describe();
-        let device = Arc::new(device);
-        self.add_block(device.clone(), device, &format!("{function}: {how}"))
-            .map_err(|error| format!("{error:?}"))
+        let transport = unsafe { virtio::open(function, &MACHINE) }.map_err(virtio_error)?;
+        let place = format!("{function}: {}", transport.describe());
+        match kind {
+            DeviceKind::Block => {
+                let device = VirtioBlock::new(transport, &MACHINE).map_err(virtio_error)?;
+                let device = Arc::new(device);
+                self.add_block(device.clone(), device, &place)
+                    .map_err(error)
+            }
+            DeviceKind::Net => {
+                let device = VirtioNet::new(transport, &MACHINE).map_err(virtio_error)?;
+                let device = Arc::new(device);
+                self.add_net(device.clone(), device, &place).map_err(error)
+            }
+            DeviceKind::Console => {
+                let device = VirtioConsole::new(transport, &MACHINE).map_err(virtio_error)?;
+                let device = Arc::new(device);
+                let interrupts = Interrupts::new(device.clone(), 1).map_err(error)?;
+                printk!("console {} ({place})", self.consoles.len());
+                self.consoles.push(ConsoleEntry { device, interrupts });
+                Ok(())
+            }
+            DeviceKind::Entropy => {
+                let device = VirtioEntropy::new(transport, &MACHINE).map_err(virtio_error)?;
+                printk!("entropy source {} ({place})", self.entropy.len());
+                self.entropy.push(Arc::new(device));
+                Ok(())
+            }
+            DeviceKind::Other(_) => Ok(()),
+        }
+    }
+
+    fn add_net(
+        &mut self,
+        device: Arc<dyn Net>,
+        source: Arc<dyn Interrupting>,
+        place: &str,
+    ) -> Result<()> {
+        let name = format!("eth{}", self.nets.len());
+        let interrupts = Interrupts::new(source, device.queues())?;
+        let info = device.info();
+        let [a, b, c, d, e, f] = info.mac;
+        printk!(
+            "{name}: {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}, MTU {}, {} queues{}{}{}, \
+             {} segments, link {} ({place})",
+            info.mtu,
+            device.queues(),
+            if info.transmit_checksum {
+                ", checksum"
+            } else {
+                ""
+            },
+            if info.transmit_tcp4 { ", TSO4" } else { "" },
+            if info.transmit_tcp6 { ", TSO6" } else { "" },
+            info.max_segments,
+            if info.link { "up" } else { "down" },
+        );
+        self.nets.push(NetEntry {
+            name,
+            device,
+            interrupts,
+        });
+        Ok(())
     }
 
     fn add_block(

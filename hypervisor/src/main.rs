@@ -9,6 +9,7 @@
 extern crate alloc;
 
 mod arch;
+mod backend;
 mod boot;
 mod build_info;
 mod context;
@@ -62,7 +63,9 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
     xenstore::init();
     xenbus::init();
     devices::init();
+    backend::block::init();
     let dom0 = dom0::create();
+    backend::block::give_dom0_disks();
     if let Some(vcpu) = dom0.vcpu(overcast_core::ids::VcpuId(0)) {
         schedule::wake(vcpu);
     }

@@ -16,16 +16,18 @@ use alloc::vec::Vec;
 
 use overcast_boot::{BootInfo, RangeKind};
 use overcast_core::cmdline::{self, Console, Options, Severity};
+use overcast_core::error::Result;
 use overcast_core::ids::CpuId;
 use overcast_core::machine::Memory;
 use spin::Once;
 
 use crate::arch::memory::{Machine, Range};
+use crate::arch::percpu::SoftIrq;
 use crate::arch::{
     acpi, apic, console, cpu, descriptors, heap, memory, paging, panic, percpu, serial, smp, time,
     tlb,
 };
-use crate::{boot, printk};
+use crate::{boot, io, printk};
 
 static OPTIONS: Once<Options> = Once::new();
 static BOOT_INFO: Once<&'static BootInfo> = Once::new();
@@ -147,10 +149,12 @@ pub fn init_cpus(secondary: fn(CpuId) -> !) {
     let timer_hz = apic::calibrate_timer();
     let (mode, timer) = apic::description();
     printk!("{mode}, {timer} timer{}", Rate(timer_hz));
+    let mut polled = false;
     if apic::route_serial(options_com().irq) {
         serial::enable_interrupt();
     } else {
         log::warn!("Serial line: no interrupt, it is polled");
+        polled = true;
     }
     cpu::enable_interrupts();
     let limit = if options().nosmp {
@@ -160,6 +164,29 @@ pub fn init_cpus(secondary: fn(CpuId) -> !) {
     };
     smp::start_all(limit, secondary);
     printk!("Brought up {} CPUs", percpu::online_count());
+    if polled && let Err(error) = poll_serial() {
+        log::error!("Serial line: it cannot be polled: {error:?}");
+    }
+}
+
+/// The task that looks at a serial line without an interrupt.
+static SERIAL_POLL: Once<io::Task> = Once::new();
+/// How often, ns: as fast as people type, and a FIFO's 16 bytes at 9600 baud.
+const SERIAL_POLL_PERIOD: u64 = 15_000_000;
+
+fn poll_serial() -> Result<()> {
+    let task = SERIAL_POLL.try_call_once(|| {
+        io::Task::new(|| {
+            serial::interrupt();
+            percpu::this().raise(SoftIrq::Console);
+            if let Some(task) = SERIAL_POLL.get() {
+                io::raise_at(task.id(), time::now().saturating_add(SERIAL_POLL_PERIOD));
+            }
+            io::Progress::Done
+        })
+    })?;
+    task.raise();
+    Ok(())
 }
 
 struct Rate(u64);

@@ -50,7 +50,7 @@ pub fn all() -> Vec<Case> {
         case("crash", crashes),
         case("console-keys", console_keys),
         case("fuzz", |n| fuzz(n, 1..=2, 40, false)),
-        long("fuzz-long", |n| fuzz(n, 100..=120, 240, true)),
+        long("fuzz-long", |n| fuzz(n, 100..=115, 120, true)),
         case("reference-shell", |n| shell_answers(n, System::Xen)),
         // Where something fails here too, it is not the hypervisor's doing.
         case("reference-xen", |n| boots(n, linux(System::Xen)?.cpus(2))),
@@ -59,6 +59,7 @@ pub fn all() -> Vec<Case> {
             disk_root(n, &Machine::debian_disk(System::Bare, "fsck")?.cpus(2))
         }),
     ];
+    cases.push(case("oracle-xenstore", oracle::compare_xenstore));
     for &group in oracle::GROUPS {
         cases.push(case(&format!("oracle-{group}"), move |n| {
             oracle::compare(n, group)
@@ -86,6 +87,7 @@ pub fn all() -> Vec<Case> {
             // There is no ACPI to power it off by: it may also halt.
             boots_until_halt(n, machine)
         }),
+        case("machine-no-acpi", no_acpi),
         case("memory-256m", |n| boots(n, stock()?.memory(256))),
         case("memory-6g", |n| {
             boots(n, stock()?.memory(6144).options("dom0_mem=768M"))
@@ -319,6 +321,28 @@ fn state_is_shown(session: &Session) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Without ACPI the CPUs are those of the MultiProcessor tables, and a serial line
+/// whose interrupt is not known is polled.
+fn no_acpi(name: &str) -> Result<(), String> {
+    let mut machine = Machine::linux(System::Overcast, "shell", "run=facts")?
+        .cpus(2)
+        .board(Board::Pc)
+        .options("com1=115200,8n1,0x3f8,0");
+    // The firmware lists a CPU a socket.
+    let extra = ["-machine", "acpi=off", "-smp", "2,sockets=2"];
+    machine.extra = extra.map(str::to_owned).to_vec();
+    let mut session = Session::start(&machine, name)?;
+    session.wait_for("MP tables: 2 CPUs")?;
+    session.wait_for("it is polled")?;
+    session.wait_for("init: cpus online 0-1, 2 in all")?;
+    session.wait_for("/ # ")?;
+    let answer = session.shell("seq 300 | tail -1")?;
+    if answer != "300" {
+        return Err(session.failure(&format!("the shell answered {answer:?}")));
+    }
+    guest_log::check(session.text())
 }
 
 /// CTRL-a three times gives the serial line to the hypervisor and back.

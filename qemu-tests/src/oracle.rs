@@ -48,6 +48,42 @@ pub fn compare(name: &str, group: &str) -> Result<(), String> {
     }
 }
 
+/// Uses xenstore in Dom0 as Linux and Xen's tools do, and fails with what differs from what
+/// Xen's own server answers.
+pub fn compare_xenstore(name: &str) -> Result<(), String> {
+    let theirs = ask_xenstore(System::Xen, &format!("{name}-xen"), "xenstored")?;
+    let ours = ask_xenstore(System::Overcast, name, "")?;
+    let wrong = differences(&theirs, &ours, &[]);
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(format!(
+            "answers differ from xenstored's (-), {} lines:\n    | {}",
+            wrong.len(),
+            wrong.join("\n    | ")
+        ))
+    }
+}
+
+fn ask_xenstore(system: System, name: &str, server: &str) -> Result<Vec<String>, String> {
+    let words = format!("run=store,dmesg,poweroff {server}");
+    let mut machine = Machine::linux(system, "store", &words)?
+        .cpus(2)
+        .cpu("max,-smap,-smep");
+    machine.options = "console=com1 dom0_mem=512M".to_owned();
+    let mut session = Session::start(&machine, name)?;
+    session.wait_for("xs: done")?;
+    session.wait_for("init: store done")?;
+    session.wait_for("init: dmesg checked")?;
+    session.wait_exit()?;
+    let answers = answers(session.text());
+    // Were it less, it would compare nothing with nothing.
+    if answers.len() < 200 {
+        return Err(session.failure(&format!("{} answers only", answers.len())));
+    }
+    Ok(answers)
+}
+
 fn ask(system: System, name: &str, group: &str) -> Result<Vec<String>, String> {
     // The same CPU for both; real Xen does not bear SMAP under QEMU 7.2.
     let mut machine = Machine::empty(system).cpus(2).cpu("max,-smap,-smep");

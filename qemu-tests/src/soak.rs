@@ -53,11 +53,12 @@ const TOGETHER: &str = "--vm 1 --vm-bytes 32M --fork 1 --mmap 1 --mmap-bytes 16M
     --clone-max 64 --pipe 1 --sem 1 --vfork 1 --exec 1 --fault 1 --sigsegv 1 --affinity 1 --yield 1";
 
 /// Compiles the same source often, several times at once, and gives the sum of
-/// what came out when all were the same.
-const COMPILE: &str = "mkdir -p /tmp/c; cd /tmp/c; \
+/// what came out when all were the same. In a shell of its own, which does not
+/// talk of jobs.
+const COMPILE: &str = "(mkdir -p /tmp/c; cd /tmp/c; \
     for i in $(seq 150); do echo \"double f$i(double *a,int n){double s=$i;for(int i=0;i<n;i++)s=s*a[i]+$i;return s;}\"; done >t.c; \
     for i in 1 2 3 4; do (for j in 1 2 3; do gcc -O2 -c -o $i-$j.o t.c || echo failed; done) & done; wait; \
-    md5sum *.o | cut -d' ' -f1 | sort | uniq -c";
+    md5sum *.o | cut -d' ' -f1 | sort | uniq -c)";
 
 /// Debian's userland comes to a login on `cpus` CPUs, compiles, and bears minutes
 /// of stress; no line of trouble comes from it, its kernel or the hypervisor.
@@ -89,9 +90,9 @@ pub fn debian(name: &str, system: System, cpu: &str, cpus: u32) -> Result<(), St
     };
     for stressor in STRESSORS {
         let stressor = stressor.replacen('N', &cpus.to_string(), 1);
-        stress(&mut session, &format!("--timeout 8 --{stressor}"))?;
+        stress(&mut session, &format!("--timeout 5 --{stressor}"))?;
     }
-    stress(&mut session, &format!("--timeout 60 {TOGETHER}"))?;
+    stress(&mut session, &format!("--timeout 40 {TOGETHER}"))?;
     let trouble = session.shell(
         "dmesg | grep -E -B 10 -A 30 \
          'BUG|WARNING|Oops|Call Trace|segfault|general protection|stall|soft lockup|corrupt' | head -300; true",

@@ -175,7 +175,6 @@ int main(void)
     ASK(RM, 0, "/t/m/n/o\0");
     ASK(DIRECTORY, 0, "/t\0");
     /* Paths. */
-    ASK(READ, 0, "");
     ASK(READ, 0, "\0");
     ASK(READ, 0, "/t/a");
     ASK(READ, 0, "/t/a\0/t/b\0");
@@ -224,7 +223,8 @@ int main(void)
     ASK(SET_PERMS, 0, "/t/a\0");
     ASK(SET_PERMS, 0, "/none\0n0\0");
     ASK(SET_PERMS, 0, "@releaseDomain\0n0\0r0\0");
-    ASK(SET_PERMS, 0, "@nothing\0n0\0");
+    /* Not asked: an empty READ, and permissions of @nothing; Xen's server answers those
+     * with the errno of whatever it did before. */
     ASK(GET_PERMS, 0, "@releaseDomain\0");
     /* Transactions. */
     ASK(START, 0, "\0");

@@ -209,11 +209,6 @@ impl VirtioBlock {
         Ok(disk)
     }
 
-    /// What its transport is, for the log.
-    pub fn describe(&self) -> &'static str {
-        self.device.describe()
-    }
-
     fn read_capacity(&self) {
         let device = &*self.device;
         let sectors = stable(device, || {

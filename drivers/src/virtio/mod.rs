@@ -16,7 +16,10 @@
 //! more. It gets no second completion of a buffer, and nothing panics.
 
 pub mod block;
+pub mod console;
+pub mod entropy;
 mod legacy;
+pub mod net;
 mod pci;
 mod ring;
 #[cfg(test)]

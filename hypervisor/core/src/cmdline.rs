@@ -20,6 +20,7 @@ mod options;
 mod values;
 
 pub use options::{IGNORED, Options, TABLE, *};
+pub(crate) use values::parse_size;
 pub use values::{Amount, LogLevel, LogThreshold};
 
 /// How much a [`Diagnostic`] matters.

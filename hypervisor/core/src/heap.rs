@@ -16,6 +16,8 @@
 //! - The stamp of a free block is not older than that of any frame in it: a
 //!   frame may be reused when no CPU can hold a translation that is older.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use spin::Mutex;
 
 use crate::addr::{Mfn, PAGE_SHIFT};
@@ -30,9 +32,41 @@ const ZONES: usize = 33;
 const MAX_RANGES: usize = 128;
 
 /// What the heap keeps for one frame. All zeros: the frame is not free.
-#[derive(Clone, Copy, Default, Debug)]
+///
+/// Of atomics, so that the links of frames that are not RAM may all be the same
+/// memory; those of RAM are written under the heap's lock only.
+#[derive(Default, Debug)]
 #[repr(C)]
 pub struct FrameLink {
+    /// `prev << 32 | next`
+    neighbours: AtomicU64,
+    word: AtomicU64,
+}
+
+impl FrameLink {
+    fn load(&self) -> Link {
+        let neighbours = self.neighbours.load(Ordering::Relaxed);
+        Link {
+            next: neighbours as u32,
+            prev: (neighbours >> 32) as u32,
+            word: self.word.load(Ordering::Relaxed),
+        }
+    }
+
+    fn store(&self, link: Link) {
+        let neighbours = u64::from(link.prev) << 32 | u64::from(link.next);
+        self.neighbours.store(neighbours, Ordering::Relaxed);
+        self.word.store(link.word, Ordering::Relaxed);
+    }
+
+    fn order(&self) -> Option<u32> {
+        self.load().order()
+    }
+}
+
+/// A [`FrameLink`]'s contents.
+#[derive(Clone, Copy, Default, Debug)]
+struct Link {
     /// First frame of the next free block of the list; 0: none.
     next: u32,
     /// First frame of the previous free block of the list; 0: none.
@@ -41,14 +75,7 @@ pub struct FrameLink {
     word: u64,
 }
 
-impl FrameLink {
-    /// Not free.
-    pub const NOT_FREE: Self = Self {
-        next: 0,
-        prev: 0,
-        word: 0,
-    };
-
+impl Link {
     fn order(&self) -> Option<u32> {
         ((self.word & 0xff) as u32).checked_sub(1)
     }
@@ -72,7 +99,7 @@ pub struct Block {
 }
 
 struct Inner<'a> {
-    links: &'a mut [FrameLink],
+    links: &'a [FrameLink],
     heads: [[u32; ORDERS]; ZONES],
     /// Bit `k` of a zone's mask: its list of order `k` is not empty.
     masks: [u32; ZONES],
@@ -90,7 +117,7 @@ pub struct FrameHeap<'a> {
 impl<'a> FrameHeap<'a> {
     /// An empty heap for frames 0 to `links.len() - 1`. The links must be all
     /// zero; frame numbers of 2^32 and more are not used.
-    pub fn new(links: &'a mut [FrameLink]) -> Self {
+    pub fn new(links: &'a [FrameLink]) -> Self {
         Self {
             inner: Mutex::new(Inner {
                 links,
@@ -255,12 +282,16 @@ impl Inner<'_> {
     }
 
     /// The link of a frame that is known to be within bounds.
-    fn link(&self, at: u32) -> &FrameLink {
-        &self.links[at as usize]
+    fn link(&self, at: u32) -> Link {
+        self.links[at as usize].load()
     }
 
-    fn link_mut(&mut self, at: u32) -> &mut FrameLink {
-        &mut self.links[at as usize]
+    /// Changes the link of a frame that is known to be within bounds.
+    fn change(&self, at: u32, change: impl FnOnce(&mut Link)) {
+        let slot = &self.links[at as usize];
+        let mut link = slot.load();
+        change(&mut link);
+        slot.store(link);
     }
 
     /// Whether any frame of the block is free, within a larger block or by itself.
@@ -278,13 +309,13 @@ impl Inner<'_> {
     fn push(&mut self, at: u32, order: u32, stamp: u64) {
         let zone = zone_of(at, order);
         let head = self.heads[zone][order as usize];
-        *self.link_mut(at) = FrameLink {
+        self.links[at as usize].store(Link {
             next: head,
             prev: 0,
             word: (stamp << 8) | u64::from(order + 1),
-        };
+        });
         if head != 0 {
-            self.link_mut(head).prev = at;
+            self.change(head, |link| link.prev = at);
         }
         self.heads[zone][order as usize] = at;
         self.masks[zone] |= 1 << order;
@@ -294,12 +325,13 @@ impl Inner<'_> {
     /// Takes a free block off its list; gives its stamp.
     fn unlink(&mut self, at: u32, order: u32) -> u64 {
         let zone = zone_of(at, order);
-        let link = core::mem::take(self.link_mut(at));
+        let link = self.link(at);
+        self.links[at as usize].store(Link::default());
         if link.next != 0 {
-            self.link_mut(link.next).prev = link.prev;
+            self.change(link.next, |next| next.prev = link.prev);
         }
         if link.prev != 0 {
-            self.link_mut(link.prev).next = link.next;
+            self.change(link.prev, |prev| prev.next = link.next);
         } else {
             self.heads[zone][order as usize] = link.next;
             if link.next == 0 {
@@ -359,6 +391,10 @@ mod tests {
     use std::vec;
     use std::vec::Vec;
 
+    fn links(count: usize) -> Vec<FrameLink> {
+        (0..count).map(|_| FrameLink::default()).collect()
+    }
+
     fn check(heap: &FrameHeap<'_>) {
         let inner = heap.inner.lock();
         let mut free = 0;
@@ -396,8 +432,8 @@ mod tests {
 
     #[test]
     fn everything_comes_back() {
-        let mut links = vec![FrameLink::NOT_FREE; 5000];
-        let heap = FrameHeap::new(&mut links);
+        let links = links(5000);
+        let heap = FrameHeap::new(&links);
         assert_eq!(heap.add_range(Mfn(0), Mfn(160)).unwrap(), 159);
         assert_eq!(heap.add_range(Mfn(256), Mfn(9999)).unwrap(), 4744);
         assert_eq!(heap.add_range(Mfn(150), Mfn(200)), Err(Error::Exists));
@@ -423,8 +459,8 @@ mod tests {
 
     #[test]
     fn bad_frees_are_refused() {
-        let mut links = vec![FrameLink::NOT_FREE; 2048];
-        let heap = FrameHeap::new(&mut links);
+        let links = links(2048);
+        let heap = FrameHeap::new(&links);
         heap.add_range(Mfn(512), Mfn(1536)).unwrap();
         let block = heap.alloc(4, None).unwrap();
         assert_eq!(heap.free(Mfn(block.mfn.0 + 1), 1, 0), Err(Error::Invalid));
@@ -441,8 +477,8 @@ mod tests {
 
     #[test]
     fn address_limit_holds() {
-        let mut links = vec![FrameLink::NOT_FREE; 4096];
-        let heap = FrameHeap::new(&mut links);
+        let links = links(4096);
+        let heap = FrameHeap::new(&links);
         heap.add_range(Mfn(1), Mfn(4096)).unwrap();
         let mut low = 0;
         while let Ok(block) = heap.alloc(2, Some(20)) {
@@ -462,8 +498,8 @@ mod tests {
             ops in prop::collection::vec((0u8..4, 0u32..7, any::<u16>(), 12u32..26), 1..200),
             start in 0u64..100, length in 1u64..3000,
         ) {
-            let mut links = vec![FrameLink::NOT_FREE; 3100];
-            let heap = FrameHeap::new(&mut links);
+            let links = links(3100);
+            let heap = FrameHeap::new(&links);
             heap.add_range(Mfn(start), Mfn(start + length)).unwrap();
             let total = heap.total_frames();
             let mut held: BTreeMap<u64, u32> = BTreeMap::new();

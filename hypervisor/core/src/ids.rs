@@ -147,15 +147,6 @@ impl CpuSet {
             .filter(|&cpu| self.contains(cpu))
     }
 
-    /// The lowest CPU of the set.
-    pub fn first(&self) -> Option<CpuId> {
-        self.0
-            .iter()
-            .zip(0u32..)
-            .find(|(word, _)| **word != 0)
-            .map(|(word, number)| CpuId(number * 64 + word.trailing_zeros()))
-    }
-
     /// A set from 64-bit words, CPU 0 in bit 0 of the first.
     pub const fn from_words(words: [u64; MAX_CPUS / 64]) -> Self {
         Self(words)

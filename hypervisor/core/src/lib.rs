@@ -13,7 +13,7 @@
 //! - Memory that a guest can write is read once, into a local value, and then
 //!   checked (no double fetch).
 //! - Interrupt handlers take no locks, so a lock may be held with interrupts on.
-//! - Lock order, outer to inner: domain list, domain control, domain memory
+//! - Lock order, outer to inner: block channel ([`blkback`]), domain list, domain control, domain memory
 //!   ([`mm`]), grant table, event channels, scheduler run queue, frame heap,
 //!   console.
 #![no_std]
@@ -24,6 +24,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod addr;
+pub mod blkback;
 pub mod builder;
 pub mod clock;
 pub mod cmdline;
@@ -44,5 +45,6 @@ pub mod sched;
 pub mod switch;
 pub mod timer;
 pub mod topology;
+pub mod vdisk;
 pub mod xenbus;
 pub mod xenstore;

@@ -584,6 +584,10 @@ impl<T> Scheduler<T> {
         queue.insert(unit.clone(), state);
         self.add_load(cpu, state.weight);
         self.count_waiting(cpu, queue);
+        if state.throttled(now) {
+            // Nobody can run it yet; its CPU is to look when somebody can.
+            return (state.release() < queue.run_until).then_some(cpu);
+        }
         // A CPU that runs alone has set no timer; it is told to set one.
         let kick = queue.run_until == NEVER || queue.current_yields_to(state.priority());
         if kick {
@@ -594,18 +598,19 @@ impl<T> Scheduler<T> {
         self.idle_in(&state.affinity)
     }
 
-    /// Idle CPUs, one for each unit of a queue that could run there at once.
+    /// Idle CPUs that may run a unit of a queue at once. All of them: one of them
+    /// may have something of its own to run just now, without being marked busy yet.
     fn takers(&self, queue: &RunQueue<T>, now: u64) -> CpuSet {
-        let mut takers = CpuSet::EMPTY;
-        if queue.len() != 0 {
-            let idle = CpuSet::from_words(core::array::from_fn(|number| {
-                self.idle[number].load(Ordering::SeqCst)
-            }));
-            if !idle.is_empty() {
-                queue.match_idle(idle, &mut takers, now);
-            }
+        if queue.len() == 0 {
+            return CpuSet::EMPTY;
         }
-        takers
+        let idle = CpuSet::from_words(core::array::from_fn(|number| {
+            self.idle[number].load(Ordering::SeqCst)
+        }));
+        if idle.is_empty() {
+            return idle;
+        }
+        queue.takers(&idle, now)
     }
 
     /// An idle CPU of a set.

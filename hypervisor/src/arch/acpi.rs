@@ -7,6 +7,7 @@ use overcast_drivers::acpi::{
     AddressSpace, Fadt, GenericAddress, Madt, McfgRegion, PhysicalMemory, Rsdp, Tables, find_s5,
     hpet_address, mcfg_regions, read_table,
 };
+use overcast_drivers::mp_table;
 use spin::Once;
 
 use crate::arch::cpu::port;
@@ -15,7 +16,8 @@ use crate::arch::memory;
 /// What the tables said.
 #[derive(Debug, Default)]
 pub struct Info {
-    /// CPUs and interrupt controllers; `None` without a MADT.
+    /// CPUs and interrupt controllers; `None` without a MADT and without the
+    /// older MultiProcessor tables.
     pub madt: Option<Madt>,
     /// Power management; `None` without a FADT.
     pub fadt: Option<Fadt>,
@@ -118,8 +120,11 @@ fn read(root: Option<Root>) -> Info {
             }
         });
     let Some(tables) = found else {
-        log::warn!("ACPI: no tables; only the boot CPU is used");
-        return Info::default();
+        log::warn!("ACPI: no tables");
+        return Info {
+            madt: older_tables(&memory),
+            ..Info::default()
+        };
     };
     let fadt = tables
         .get(&memory, b"FACP")
@@ -128,7 +133,8 @@ fn read(root: Option<Root>) -> Info {
     Info {
         madt: tables
             .get(&memory, b"APIC")
-            .and_then(|table| Madt::parse(&table)),
+            .and_then(|table| Madt::parse(&table))
+            .or_else(|| older_tables(&memory)),
         fadt,
         s5: dsdt.and_then(|dsdt| find_s5(&dsdt)),
         hpet: tables
@@ -138,6 +144,16 @@ fn read(root: Option<Root>) -> Info {
             .get(&memory, b"MCFG")
             .map_or(Vec::new(), |table| mcfg_regions(&table)),
     }
+}
+
+/// What the MultiProcessor tables say, where ACPI does not.
+fn older_tables(memory: &Mapped) -> Option<Madt> {
+    let found = mp_table::find(memory);
+    match &found {
+        Some(madt) => log::info!("MP tables: {} CPUs", madt.cpus.len()),
+        None => log::warn!("No MP tables either; only the boot CPU is used"),
+    }
+    found
 }
 
 /// Registers of the platform's that were mapped while there was time for it.

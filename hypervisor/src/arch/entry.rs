@@ -119,7 +119,12 @@ global_asm!(
     "GUARD_AC",
     "PUSH_ALL",
     "test byte ptr [rsp + {cs}], 3",
+    "jnz 1f",
+    // Virtual-8086 mode is the guest's as well, whatever the selector (see
+    // `traps::from_virtual_8086`).
+    "test dword ptr [rsp + {rflags}], {flag_vm}",
     "jz overcast_exception_saved",
+    "1:",
     "mov rsi, rsp",
     "mov rdi, rsp",
     "or rdi, {region} - 1",
@@ -618,6 +623,7 @@ global_asm!(
     entry_flags = const !((rflags::AC | rflags::VM | rflags::RF | rflags::NT | rflags::TF | rflags::DF) as i32),
     odd_flags = const (rflags::TF | rflags::NT | rflags::RF | rflags::VM) as i32,
     iret_flags = const (rflags::VALID & !rflags::IOPL) as i32,
+    flag_vm = const rflags::VM as i32,
     cs = const offset_of!(Registers, cs),
     rip = const offset_of!(Registers, rip),
     rflags = const offset_of!(Registers, rflags),

@@ -262,10 +262,10 @@ pub fn init(ram: &[Range], reserved: &[Range], frame_info_size: usize) -> Result
     make_table(layout, links_base, size_of::<FrameLink>() as u64, 0, None)?;
     // SAFETY: the table was just made, zeroed, with an entry for every frame
     // number, at an aligned address, and only this slice uses it. Entries of
-    // numbers that are not RAM share memory with each other, but the heap
-    // writes none of them.
+    // numbers that are not RAM share memory with each other, which entries of
+    // atomics may.
     let links =
-        unsafe { core::slice::from_raw_parts_mut(links_base as *mut FrameLink, frames as usize) };
+        unsafe { core::slice::from_raw_parts(links_base as *const FrameLink, frames as usize) };
     let heap = HEAP.call_once(|| FrameHeap::new(links));
     let mut early = EARLY.lock();
     let rest = core::mem::replace(&mut *early, RangeList::new());

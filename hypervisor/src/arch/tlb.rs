@@ -14,7 +14,8 @@
 //! already, and waits for `completed` to reach its number. There are no locks:
 //! requesters wait for each other's CPUs only, and serve their own mailbox
 //! while they wait, with interrupts on or off. Whatever waits with interrupts
-//! off must call [`serve`] as well.
+//! off must call [`serve`] as well. An NMI or machine check in the midst of
+//! serving leaves it to what it interrupted.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -41,6 +42,8 @@ struct Mailbox {
     /// Clock value of the CPU's last full flush.
     flushed: AtomicU64,
     online: AtomicBool,
+    /// The CPU is at it; only the CPU itself looks.
+    serving: AtomicBool,
 }
 
 static CLOCK: AtomicU64 = AtomicU64::new(1);
@@ -54,6 +57,7 @@ static MAILBOXES: [Mailbox; MAX_CPUS] = [const {
         what: AtomicU64::new(NOTHING),
         flushed: AtomicU64::new(0),
         online: AtomicBool::new(false),
+        serving: AtomicBool::new(false),
     }
 }; MAX_CPUS];
 
@@ -151,6 +155,10 @@ pub fn serve() {
     // Without interrupts: one between the look at `what` and the flush would
     // find nothing there, and call requests completed whose flush is still due.
     cpu::without_interrupts(|| {
+        // An NMI comes even so; it must not complete for us what we only took.
+        if own.serving.swap(true, Ordering::SeqCst) {
+            return;
+        }
         while pending() {
             let requested = own.requested.load(Ordering::SeqCst);
             match own.what.swap(NOTHING, Ordering::SeqCst) {
@@ -160,6 +168,7 @@ pub fn serve() {
             }
             own.completed.store(requested, Ordering::SeqCst);
         }
+        own.serving.store(false, Ordering::SeqCst);
     });
 }
 

@@ -87,6 +87,7 @@ const HEADERS: &[&str] = &[
     "pmu.h",
     "arch-x86/pmu.h",
     "kexec.h",
+    "io/blkif.h",
     "io/console.h",
     "io/netif.h",
     "io/xs_wire.h",

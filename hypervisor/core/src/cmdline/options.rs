@@ -8,6 +8,7 @@ use super::values::{
     parse_size, parse_threshold, set, set_bool, value_of,
 };
 use super::{Argument, Expected, OptionSpec};
+use crate::vdisk;
 
 /// Where messages go and keys come from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -210,6 +211,12 @@ pub struct Options {
     pub gnttab_max_ver: u32,
     pub gnttab_max_frames: u32,
     pub gnttab_max_maptrack_frames: u32,
+    /// Virtual disks by name.
+    pub vdisks: Vec<(String, vdisk::Spec)>,
+    /// Dom0's disks: the device, and which virtual disk it is. `None`: all disks whole.
+    pub dom0_disks: Option<Vec<(String, vdisk::Spec)>>,
+    /// Grants are kept for frontends that use the same ones again and again.
+    pub vbd_persistent: bool,
     /// Xenstore is the hypervisor's; otherwise a server in Dom0 may be.
     pub xenstore: bool,
 }
@@ -267,6 +274,9 @@ impl Default for Options {
             gnttab_max_ver: 2,
             gnttab_max_frames: 64,
             gnttab_max_maptrack_frames: 1024,
+            vdisks: Vec::new(),
+            dom0_disks: None,
+            vbd_persistent: false,
             xenstore: true,
         }
     }
@@ -461,6 +471,34 @@ fn dom0(options: &mut Options, argument: Argument<'_>) -> Result<(), Expected> {
     Ok(())
 }
 
+/// `<name>:<description of a virtual disk>`
+fn named_disk(
+    argument: Argument<'_>,
+    expected: &'static str,
+) -> Result<(String, vdisk::Spec), Expected> {
+    let value = value_of(argument, expected)?;
+    value
+        .split_once(':')
+        .filter(|(name, _)| vdisk::is_name(name))
+        .and_then(|(name, spec)| Some((name.into(), vdisk::Spec::parse(spec)?)))
+        .ok_or(Expected(expected))
+}
+
+fn dom0_disk(options: &mut Options, argument: Argument<'_>) -> Result<(), Expected> {
+    if argument.value == Some("none") && !argument.negated {
+        options.dom0_disks = Some(Vec::new());
+        return Ok(());
+    }
+    let (device, spec) = named_disk(argument, DOM0_DISK)?;
+    if vdisk::device_number(&device).is_none() {
+        return Err(Expected(DOM0_DISK));
+    }
+    let disks = options.dom0_disks.get_or_insert_default();
+    disks.retain(|(other, _)| *other != device);
+    disks.push((device, spec));
+    Ok(())
+}
+
 fn gnttab(options: &mut Options, argument: Argument<'_>) -> Result<(), Expected> {
     const EXPECTED: &str = "a list of max-ver:<1|2>, transitive=<bool>, transfer=<bool>";
     for item in value_of(argument, EXPECTED)?.split(',') {
@@ -513,6 +551,8 @@ macro_rules! table {
 }
 
 const BOOLEAN: &str = "<boolean>";
+const VDISK: &str = "<name>:<disk>[,part=<n>|label=<label>|partuuid=<uuid>|start=<size>[,size=<size>]][,ro][,shared]";
+const DOM0_DISK: &str = "none | xvd<letter>:<disk or vdisk>[,part=<n>|label=<label>|partuuid=<uuid>|start=<size>[,size=<size>]][,ro][,shared]";
 
 table! {
     "availmem", "<size>", "no limit", "Use no more RAM than this.",
@@ -548,6 +588,7 @@ table! {
     "dom0", "a list of pv, verbose=<bool>, cpuid-faulting=<bool>, msr-relaxed=<bool>", "pv,cpuid-faulting", "How Dom0 is built.", dom0;
     "dom0-cpuid", "a list of feature names", "none", "Features shown to, or with no- hidden from, Dom0.",
         |o, a| features(&mut o.dom0_cpuid, a);
+    "dom0_disk", DOM0_DISK, "every disk, whole, as xvda, xvdb, ...", "A disk of Dom0's: which device it is, and which of the first layer's disks (vda, vdb, ...), partition or range of one, or which virtual disk (vdisk=). Once for each.", dom0_disk;
     "dom0_max_vcpus", "<n> | <min>-<max>", "as many as there are CPUs", "How many vCPUs Dom0 has.",
         |o, a| set(&mut o.dom0_max_vcpus, a, "<n> | <min>-<max>", vcpu_range);
     "dom0_mem", "[min:<size>,][max:<size>,]<size>", "all but 1/16, at most 128M", "Memory of Dom0: <size>, <n>% or <size>+<n>%; with a - before it, all but that. Without a suffix B, K, M, G or T, a size is in KiB.",
@@ -607,6 +648,10 @@ table! {
         }));
     "umip", BOOLEAN, "true", "User-Mode Instruction Prevention.",
         |o, a| set_bool(&mut o.umip, a);
+    "vbd_persistent", BOOLEAN, "false", "Block devices keep the grants of frontends that use the same ones again and again. Such a frontend copies all data.",
+        |o, a| set_bool(&mut o.vbd_persistent, a);
+    "vdisk", VDISK, "none", "A virtual disk that domains can be given by its name: a disk of the first layer, or a partition or range of one. With ro it cannot be written; one that can be written is for one domain, unless it is shared. A size without a suffix is in KiB.",
+        |o, a| { let named = named_disk(a, VDISK)?; o.vdisks.retain(|(name, _)| *name != named.0); o.vdisks.push(named); Ok(()) };
     "watchdog", "force | <boolean>", "false", "A CPU that is stuck is found by NMIs.",
         |o, a| flag_or(&mut o.watchdog, a, &["force"], true, "force | <boolean>");
     "watchdog_timeout", "<integer>", "5", "After how many seconds a CPU counts as stuck.",

@@ -109,7 +109,7 @@ pub(super) fn leading_size(text: &str) -> Option<(u64, &str)> {
 }
 
 /// A size and nothing else, in bytes.
-pub(super) fn parse_size(text: &str) -> Option<u64> {
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
     match leading_size(text)? {
         (size, "") => Some(size),
         _ => None,

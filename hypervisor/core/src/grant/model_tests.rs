@@ -213,6 +213,28 @@ impl Model<'_> {
         Ok(grant.frame)
     }
 
+    /// The same for a copy or a backend. Their first use for writing looks at the
+    /// entry again: the granter may have put another frame there meanwhile.
+    fn permits_briefly(
+        &self,
+        d: u16,
+        granter: u16,
+        reference: u32,
+        readonly: bool,
+    ) -> core::result::Result<u64, GrantError> {
+        let mut uses = self.uses(granter, reference).peekable();
+        let looks_again = !readonly && uses.peek().is_some() && uses.all(Live::is_readonly);
+        let now = self.grant(granter, reference).frame;
+        self.permits(d, granter, reference, readonly)
+            .and_then(
+                |frame| match (looks_again && now != frame, Self::owner(now)) {
+                    (false, _) => Ok(frame),
+                    (true, owner) if owner == granter => Err(GrantError::General),
+                    (true, _) => Err(GrantError::BadPage),
+                },
+            )
+    }
+
     fn is_table(&self, frame: u64) -> bool {
         self.tables.get(&frame).copied().unwrap_or(false)
     }
@@ -335,21 +357,9 @@ fn step<'w>(world: &'w World, cpus: &'w [Cpu<'w>], model: &mut Model<'w>, op: &O
             CopySession::new(&world.cpu(d), &world.table(d))
                 .copy(&mut op)
                 .unwrap();
-            // The first use for writing looks at the entry again: the granter may
-            // have put another frame there meanwhile.
-            let mut uses = model.uses(granter, reference).peekable();
-            let looks_again = write && uses.peek().is_some() && uses.all(|u| u.is_readonly());
-            let now = model.grant(granter, reference).frame;
             let expected = model
-                .permits(d, granter, reference, !write)
+                .permits_briefly(d, granter, reference, !write)
                 .and_then(|frame| {
-                    if looks_again && now != frame {
-                        return Err(if Model::owner(now) == granter {
-                            GrantError::General
-                        } else {
-                            GrantError::BadPage
-                        });
-                    }
                     let to = if write { frame } else { first_frame(d) + own };
                     if model.is_table(to) {
                         Err(GrantError::General)
@@ -374,7 +384,7 @@ fn step<'w>(world: &'w World, cpus: &'w [Cpu<'w>], model: &mut Model<'w>, op: &O
                 readonly,
             );
             let expected = model
-                .permits(d, granter, reference, readonly)
+                .permits_briefly(d, granter, reference, readonly)
                 .and_then(|frame| {
                     if !readonly && model.is_table(frame) {
                         Err(GrantError::General)

@@ -109,22 +109,14 @@ impl<T> RunQueue<T> {
         })
     }
 
-    /// Adds to `takers` a CPU of `idle` for each unit that could run at once, as
-    /// far as there are any.
-    pub fn match_idle(&self, mut idle: CpuSet, takers: &mut CpuSet, now: u64) {
-        for entry in self.entries.iter().rev() {
-            if !Self::may_run(entry, now) {
-                continue;
-            }
-            let allowed = entry.unit.state.lock().affinity.intersection(&idle);
-            if let Some(cpu) = allowed.first() {
-                idle.remove(cpu);
-                takers.insert(cpu);
-                if idle.is_empty() {
-                    break;
-                }
-            }
-        }
+    /// Those of `idle` that may run a unit which waits here and could run at once.
+    pub fn takers(&self, idle: &CpuSet, now: u64) -> CpuSet {
+        self.entries
+            .iter()
+            .filter(|entry| Self::may_run(entry, now))
+            .fold(CpuSet::EMPTY, |takers, entry| {
+                takers.union(&entry.unit.state.lock().affinity.intersection(idle))
+            })
     }
 
     /// When the first waiting unit that its cap holds back may run again.

@@ -442,6 +442,30 @@ fn who_is_overtaken_on_a_claimed_cpu_goes_to_an_idle_one() {
     sim.run(3_000 * MS);
 }
 
+/// Runs for a while, and then changes something of a unit: (after how long, which
+/// unit, what, how).
+fn make_change(sim: &mut Sim, (after, number, kind, value): (u64, usize, u32, u32)) {
+    let cpus = sim.cpus.len() as u32;
+    sim.run(after * 10 * US);
+    let unit = sim.units[number % sim.units.len()].unit.clone();
+    let kick = match kind {
+        0 | 1 => sim.scheduler.set_cap(&unit, value / 10 * 10 % 110),
+        2 => {
+            let mut set = CpuSet::one(CpuId(value % cpus));
+            set.insert(CpuId(value / 8 % cpus));
+            sim.scheduler.set_affinity(&unit, set, sim.now).unwrap()
+        }
+        3 => sim.scheduler.pause(&unit),
+        4 => sim.scheduler.unpause(&unit, sim.now),
+        _ => {
+            sim.scheduler.set_weight(&unit, value + 1, sim.now).unwrap();
+            None
+        }
+    };
+    sim.kicks.extend(kick);
+    sim.settle();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
@@ -474,28 +498,109 @@ proptest! {
     ) {
         let mut sim = Sim::new(cpus);
         add_load(&mut sim, &units);
-        for (after, number, kind, value) in changes {
-            sim.run(after * 10 * US);
-            let unit = sim.units[number % sim.units.len()].unit.clone();
-            let kick = match kind {
-                0 | 1 => sim.scheduler.set_cap(&unit, value / 10 * 10 % 110),
-                2 => {
-                    let mut set = CpuSet::one(CpuId(value % cpus as u32));
-                    set.insert(CpuId(value / 8 % cpus as u32));
-                    sim.scheduler.set_affinity(&unit, set, sim.now).unwrap()
-                }
-                3 => sim.scheduler.pause(&unit),
-                4 => sim.scheduler.unpause(&unit, sim.now),
-                _ => {
-                    sim.scheduler.set_weight(&unit, value + 1, sim.now).unwrap();
-                    None
-                }
-            };
-            sim.kicks.extend(kick);
-            sim.settle();
+        for change in changes {
+            make_change(&mut sim, change);
         }
         sim.run(50 * MS);
     }
+}
+
+#[test]
+fn who_waits_for_its_cap_is_looked_at_when_it_may_run() {
+    // A unit that its cap holds back comes to wait on a CPU that has no reason
+    // to look up before it may run again.
+    let mut sim = Sim::new(3);
+    add_load(
+        &mut sim,
+        &[
+            (1224, 1, 247, 595, 14),
+            (1723, 1, 612, 2483, 6),
+            (1028, 1, 2896, 635, 7),
+            (569, 1, 2728, 639, 2),
+            (564, 0, 1, 1, 11),
+        ],
+    );
+    for change in [
+        (1744, 0, 3, 71),
+        (313, 4, 0, 86),
+        (1821, 5, 1, 115),
+        (1554, 3, 5, 101),
+        (1225, 0, 1, 58),
+        (892, 7, 4, 103),
+        (1493, 0, 1, 78),
+        (1591, 6, 2, 29),
+        (697, 4, 5, 7),
+        (606, 2, 1, 109),
+        (397, 3, 2, 111),
+        (977, 7, 5, 112),
+        (1599, 3, 4, 116),
+        (183, 7, 4, 13),
+        (905, 6, 5, 55),
+        (847, 1, 2, 114),
+        (840, 0, 0, 105),
+        (368, 7, 1, 93),
+        (403, 2, 5, 11),
+        (1888, 7, 2, 15),
+        (395, 6, 5, 114),
+        (1207, 6, 4, 44),
+        (1234, 7, 5, 86),
+        (1453, 3, 3, 2),
+        (189, 4, 0, 21),
+        (222, 0, 2, 78),
+        (774, 7, 2, 51),
+        (711, 5, 5, 42),
+        (1156, 2, 5, 23),
+    ] {
+        make_change(&mut sim, change);
+    }
+    sim.run(50 * MS);
+}
+
+#[test]
+fn who_is_kicked_may_have_work_of_its_own() {
+    // The caps of units on two CPUs, both idle meanwhile, end at the same time, and
+    // one CPU has two of them: a third CPU is to take one.
+    let mut sim = Sim::new(3);
+    add_load(
+        &mut sim,
+        &[
+            (377, 0, 1, 1, 2),
+            (699, 0, 1, 1, 7),
+            (1180, 1, 233, 393, 4),
+            (120, 1, 1229, 203, 1),
+            (387, 0, 1, 1, 2),
+            (416, 0, 1, 1, 3),
+        ],
+    );
+    for change in [
+        (75, 3, 1, 44),
+        (1472, 3, 2, 30),
+        (1192, 1, 1, 61),
+        (274, 6, 1, 29),
+        (1957, 6, 0, 37),
+        (196, 1, 5, 31),
+        (55, 5, 1, 96),
+        (1830, 3, 5, 66),
+        (88, 4, 4, 30),
+        (662, 1, 0, 69),
+        (854, 3, 5, 43),
+        (1192, 7, 0, 43),
+        (1205, 4, 3, 73),
+        (1819, 4, 3, 34),
+        (1144, 3, 0, 47),
+        (615, 1, 5, 68),
+        (56, 6, 1, 10),
+        (1813, 6, 0, 113),
+        (1139, 4, 4, 19),
+        (1478, 0, 1, 39),
+        (1579, 0, 1, 23),
+        (881, 5, 1, 81),
+        (350, 1, 0, 4),
+        (1225, 5, 0, 69),
+    ] {
+        make_change(&mut sim, change);
+    }
+    sim.run(50 * MS);
 }
 
 /// Real threads as CPUs: units hand tokens to each other by wake-ups, some

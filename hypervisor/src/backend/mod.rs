@@ -1,0 +1,3 @@
+//! Backends of the guests' devices.
+
+pub mod block;
