@@ -15,6 +15,7 @@ and prints its name.
   bench    the same with the microbenchmarks of qemu-tests/bench
   store    the shell's with xenstore-utils, a program that asks xenstore questions
            (qemu-tests/store), and for real Xen xenstored; run=store runs all
+  net      the same as shell with drivers for Xen's and virtio network devices, iperf3 and ethtool
   disk     for a root on a disk (scripts/rootfs.sh): drivers for Xen's, virtio and
            NVMe disks, e2fsck; see scripts/init-disk
   debian   a Debian 12 userland with systemd, gcc and stress-ng (as root; 150 MB)
@@ -23,7 +24,7 @@ END
 
 case ${1:-shell} in
 --help | -h) usage; exit ;;
-shell | bench | store | disk | debian) VARIANT=${1:-shell} ;;
+shell | bench | net | store | disk | debian) VARIANT=${1:-shell} ;;
 *) usage >&2; exit 2 ;;
 esac
 OUTPUT=$CACHE/initramfs-$VARIANT.cpio.gz
@@ -32,17 +33,28 @@ mkdir -p "$CACHE"
 sources=("$ROOT/scripts/initramfs.sh" "$ROOT/scripts/init")
 [ "$VARIANT" != disk ] || sources+=("$ROOT/scripts/init-disk" "$KERNEL")
 [ "$VARIANT" != store ] || sources+=("$ROOT/qemu-tests/store/xs.c" "$ROOT/qemu-tests/store/store" "$KERNEL")
+[ "$VARIANT" != net ] || sources+=("$KERNEL")
 [ "$VARIANT" != bench ] || sources+=("$ROOT"/qemu-tests/bench/*.c)
 fresh=1
 for source in "${sources[@]}"; do [ "$OUTPUT" -nt "$source" ] || fresh=0; done
 if [ $fresh = 1 ]; then echo "$OUTPUT"; exit; fi
+
+# copy_program ROOT NAME: a program of this machine with its libraries.
+copy_program() {
+    local path
+    path=$(PATH=$PATH:/usr/sbin:/sbin command -v "$2") || die "$2 is missing: scripts/setup.sh installs it"
+    install -m755 "$path" "$1/bin/$2"
+    ldd "$path" | grep -o '/[^ ]*' | while read -r library; do
+        install -D "$library" "$1$library"
+    done
+}
 
 WORK=$(mktemp -d "$CACHE/initramfs.XXXXXX")
 trap 'rm -rf "$WORK"' EXIT
 pack() { (cd "$WORK/root" && find . | cpio --quiet -o -H newc -R 0:0) | gzip -1 >"$OUTPUT.new"; mv "$OUTPUT.new" "$OUTPUT"; }
 
 case $VARIANT in
-shell | bench | store)
+shell | bench | net | store)
     mkdir -p "$WORK"/root/{bin,dev,proc,sys,tmp,root}
     cp /bin/busybox "$WORK/root/bin/"
     for applet in $(/bin/busybox --list | grep -vx busybox); do ln -sf busybox "$WORK/root/bin/$applet"; done
@@ -73,6 +85,10 @@ shell | bench | store)
         install -D /lib64/ld-linux-x86-64.so.2 "$WORK/root/lib64/ld-linux-x86-64.so.2"
         copy_modules "$WORK/root" needed xen-privcmd xen-evtchn xen-gntdev xenfs
     fi
+    if [ "$VARIANT" = net ]; then
+        for program in iperf3 ethtool; do copy_program "$WORK/root" $program; done
+        copy_modules "$WORK/root" needed xen-netfront virtio_pci virtio_net
+    fi
     pack
     ;;
 disk)
@@ -80,11 +96,7 @@ disk)
     cp /bin/busybox "$WORK/root/bin/"
     for applet in $(/bin/busybox --list | grep -vx busybox); do ln -sf busybox "$WORK/root/bin/$applet"; done
     install -m755 "$ROOT/scripts/init-disk" "$WORK/root/init"
-    # e2fsck with its libraries; busybox has none.
-    install -m755 "$(command -v e2fsck || echo /sbin/e2fsck)" "$WORK/root/bin/e2fsck"
-    ldd "$WORK/root/bin/e2fsck" | grep -o '/[^ ]*' | while read -r library; do
-        install -D "$library" "$WORK/root$library"
-    done
+    copy_program "$WORK/root" e2fsck # busybox has none
     copy_modules "$WORK/root" needed xen-blkfront xen-netfront virtio_pci virtio_mmio virtio_blk virtio_net \
         nvme ext4 crc32c_generic
     pack

@@ -25,6 +25,7 @@ mod hypercall;
 #[allow(dead_code)] // its users come with the drivers
 mod io;
 mod keys;
+mod lifecycle;
 mod pv;
 mod schedule;
 mod shutdown;
@@ -60,12 +61,15 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
     start::init_cpus(secondary_main);
     time::init_wall_clock();
     keys::register();
+    lifecycle::init();
     xenstore::init();
     xenbus::init();
     devices::init();
     backend::block::init();
+    backend::net::init();
     let dom0 = dom0::create();
     backend::block::give_dom0_disks();
+    backend::net::give_dom0_devices();
     if let Some(vcpu) = dom0.vcpu(overcast_core::ids::VcpuId(0)) {
         schedule::wake(vcpu);
     }

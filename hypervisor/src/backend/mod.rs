@@ -1,3 +1,4 @@
 //! Backends of the guests' devices.
 
 pub mod block;
+pub mod net;

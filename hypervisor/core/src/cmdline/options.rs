@@ -208,6 +208,8 @@ pub struct Options {
     pub clocksource: ClockSource,
     /// In microseconds; 0: no limit.
     pub sched_ratelimit_us: u32,
+    /// Dom0 has a network device for each card.
+    pub dom0_net: bool,
     pub gnttab_max_ver: u32,
     pub gnttab_max_frames: u32,
     pub gnttab_max_maptrack_frames: u32,
@@ -271,6 +273,7 @@ impl Default for Options {
             tsc_unstable: false,
             clocksource: ClockSource::Default,
             sched_ratelimit_us: 1000,
+            dom0_net: true,
             gnttab_max_ver: 2,
             gnttab_max_frames: 64,
             gnttab_max_maptrack_frames: 1024,
@@ -593,6 +596,8 @@ table! {
         |o, a| set(&mut o.dom0_max_vcpus, a, "<n> | <min>-<max>", vcpu_range);
     "dom0_mem", "[min:<size>,][max:<size>,]<size>", "all but 1/16, at most 128M", "Memory of Dom0: <size>, <n>% or <size>+<n>%; with a - before it, all but that. Without a suffix B, K, M, G or T, a size is in KiB.",
         |o, a| set(&mut o.dom0_mem, a, "[min:<size>,][max:<size>,]<size>, a size being [-]<n>[BKMGT], [-]<n>% or [-]<n>[BKMGT]+<n>%", dom0_mem);
+    "dom0_net", BOOLEAN, "true", "Dom0 has a network device for each network card, with the card's own address. Without, cards serve other domains only.",
+        |o, a| set_bool(&mut o.dom0_net, a);
     "dom0_vcpus_pin", BOOLEAN, "false", "Each vCPU of Dom0 stays on one CPU.",
         |o, a| set_bool(&mut o.dom0_vcpus_pin, a);
     "fsgsbase", BOOLEAN, "true", "Guests may use RDFSBASE and its kin.",

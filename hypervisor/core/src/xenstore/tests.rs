@@ -151,14 +151,14 @@ fn requests_that_make_no_sense_are_refused() {
         (XS_TRANSACTION_END, "T\0", "ENOENT"),
         (XS_TRANSACTION_END, "X\0", "EINVAL"),
         (XS_DIRECTORY_PART, "/\0", "EINVAL"),
-        (XS_INTRODUCE, "1\01\0", "EINVAL"),
-        (XS_INTRODUCE, "1\01\00\0", "EINVAL"),
-        (XS_INTRODUCE, "0\01\01\0", "EINVAL"),
-        (XS_INTRODUCE, "9\01\01\0", "ENOENT"),
+        (XS_INTRODUCE, "1\x001\0", "EINVAL"),
+        (XS_INTRODUCE, "1\x001\x000\0", "EINVAL"),
+        (XS_INTRODUCE, "0\x001\x001\0", "EINVAL"),
+        (XS_INTRODUCE, "9\x001\x001\0", "ENOENT"),
         (XS_RELEASE, "0\0", "EINVAL"),
         (XS_RELEASE, "9\0", "ENOENT"),
         (XS_RESUME, "9\0", "ENOENT"),
-        (XS_SET_TARGET, "1\09\0", "ENOENT"),
+        (XS_SET_TARGET, "1\x009\0", "ENOENT"),
         (XS_CONTROL, "nonsense\0", "EINVAL"),
         (XS_CONTROL, "live-update\0-s\0", "EINVAL"),
         (XS_WATCH_EVENT, "", "ENOSYS"),
@@ -231,7 +231,7 @@ fn a_domain_has_what_is_its_own() {
         rig.ask(0, XS_GET_PERMS, 0, "/local/domain/1/data/x/z\0"),
         "b1\0"
     );
-    assert_eq!(rig.ask(0, XS_SET_TARGET, 0, "2\01\0"), "OK\0");
+    assert_eq!(rig.ask(0, XS_SET_TARGET, 0, "2\x001\0"), "OK\0");
     assert_eq!(rig.ask(2, XS_WRITE, 0, "/local/domain/1/data/q\0"), "OK\0");
 }
 
@@ -309,7 +309,7 @@ fn nobody_hears_of_what_is_not_for_him() {
         .host
         .domains
         .insert(DomainId(3), DomainState::Alive);
-    assert_eq!(rig.ask(0, XS_INTRODUCE, 0, "3\05\06\0"), "OK\0");
+    assert_eq!(rig.ask(0, XS_INTRODUCE, 0, "3\x005\x006\0"), "OK\0");
     assert_eq!(rig.events(2), ["@introduceDomain\0t\0"]);
 }
 
@@ -320,7 +320,7 @@ fn transactions_are_whole_or_nothing() {
     rig.events(0);
     let t = rig.start(0);
     assert_eq!(rig.ask(0, XS_TRANSACTION_START, t, "\0"), "EBUSY");
-    assert_eq!(rig.ask(0, XS_WRITE, t, "/t/a\01"), "OK\0");
+    assert_eq!(rig.ask(0, XS_WRITE, t, "/t/a\x001"), "OK\0");
     assert_eq!(rig.ask(0, XS_READ, t, "/t/a\0"), "1");
     assert_eq!(rig.ask(0, XS_READ, 0, "/t/a\0"), "ENOENT");
     assert!(rig.events(0).is_empty());
@@ -332,14 +332,14 @@ fn transactions_are_whole_or_nothing() {
     let t = rig.start(0);
     assert_eq!(rig.ask(0, XS_READ, t, "/t/a\0"), "1");
     assert_eq!(rig.ask(0, XS_WRITE, t, "/u\0x"), "OK\0");
-    assert_eq!(rig.ask(0, XS_WRITE, 0, "/t/a\02"), "OK\0");
+    assert_eq!(rig.ask(0, XS_WRITE, 0, "/t/a\x002"), "OK\0");
     assert_eq!(rig.ask(0, XS_READ, t, "/t/a\0"), "1");
     rig.events(0);
     assert_eq!(rig.ask(0, XS_TRANSACTION_END, t, "T\0"), "EAGAIN");
     assert_eq!(rig.ask(0, XS_READ, 0, "/u\0"), "ENOENT");
     // What somebody else changes elsewhere is no conflict.
     let t = rig.start(0);
-    assert_eq!(rig.ask(0, XS_WRITE, t, "/t/a\03"), "OK\0");
+    assert_eq!(rig.ask(0, XS_WRITE, t, "/t/a\x003"), "OK\0");
     assert_eq!(rig.ask(0, XS_WRITE, 0, "/tool/x\0"), "OK\0");
     assert_eq!(rig.ask(0, XS_TRANSACTION_END, t, "T\0"), "OK\0");
     // That there was nothing counts as read, too.
@@ -413,12 +413,12 @@ fn quotas_hold() {
         "ENOSPC"
     );
     assert!(rig.store.check());
-    let report = rig.ask(0, XS_CONTROL, 0, "quota\01\0");
+    let report = rig.ask(0, XS_CONTROL, 0, "quota\x001\0");
     assert!(report.contains("nodes           :     1000"), "{report}");
     assert!(report.contains("watches         :      129"), "{report}");
     assert!(report.contains("transactions    :       11"), "{report}");
     assert_eq!(
-        rig.ask(0, XS_CONTROL, 0, "quota\0set\0watches\0200\0"),
+        rig.ask(0, XS_CONTROL, 0, "quota\0set\0watches\x00200\0"),
         "OK\0"
     );
     assert_eq!(rig.ask(1, XS_WATCH, 0, "w\0more\0"), "OK\0");
@@ -518,7 +518,7 @@ fn a_domain_goes_with_all_that_is_its_own() {
         .host
         .domains
         .insert(DomainId(1), DomainState::Alive);
-    assert_eq!(rig.ask(0, XS_INTRODUCE, 0, "1\05\06\0"), "OK\0");
+    assert_eq!(rig.ask(0, XS_INTRODUCE, 0, "1\x005\x006\0"), "OK\0");
     assert_eq!(rig.ask(1, XS_READ, 0, "/local/domain/2/p\0"), "EACCES");
     assert_eq!(rig.ask(2, XS_TRANSACTION_END, t, "T\0"), "EAGAIN");
     assert_eq!(rig.ask(0, XS_RELEASE, 0, "1\0"), "OK\0");
@@ -550,7 +550,7 @@ fn long_directories_come_in_parts() {
     let names: Vec<_> = names.split('\0').collect();
     let want: Vec<_> = (0..700).map(|n| format!("number-{n}")).collect();
     assert_eq!(names, want);
-    let part = rig.ask(0, XS_DIRECTORY_PART, 0, "/d\099999\0");
+    let part = rig.ask(0, XS_DIRECTORY_PART, 0, "/d\x0099999\0");
     assert!(part.ends_with("\0\0"));
 }
 
@@ -664,10 +664,13 @@ fn control_says_what_it_can_do() {
     let quotas = rig.ask(0, XS_CONTROL, 0, "quota\0");
     assert!(quotas.starts_with("Quota settings:\nnodes            :     1000 Nodes per domain\n"));
     assert_eq!(
-        rig.ask(0, XS_CONTROL, 0, "quota\0set\0nodes\00\0"),
+        rig.ask(0, XS_CONTROL, 0, "quota\0set\0nodes\x000\0"),
         "EINVAL"
     );
-    assert_eq!(rig.ask(0, XS_CONTROL, 0, "quota\0set\0none\01\0"), "EINVAL");
+    assert_eq!(
+        rig.ask(0, XS_CONTROL, 0, "quota\0set\0none\x001\0"),
+        "EINVAL"
+    );
     assert!(rig.ask(0, XS_CONTROL, 0, "help\0").contains("quota"));
     assert_eq!(
         rig.ask(0, XS_GET_DOMAIN_PATH, 0, "7\0"),
