@@ -2,7 +2,9 @@
 
 use crate::artefacts;
 use crate::guest_log;
-use crate::machine::{Board, Machine, System};
+use crate::image;
+use crate::machine::{Board, Firmware, Machine, System};
+use crate::network::{self, Amount};
 use crate::oracle;
 use crate::session::Session;
 use crate::soak;
@@ -20,7 +22,10 @@ pub struct Case {
     pub run: Run,
 }
 
-fn case(name: &str, run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Case {
+pub(crate) fn case(
+    name: &str,
+    run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static,
+) -> Case {
     Case {
         name: name.to_owned(),
         soak: false,
@@ -45,10 +50,21 @@ pub fn all() -> Vec<Case> {
             boots_with(n, stock()?.cpus(4).options("dom0_max_vcpus=2"), 2)
         }),
         case("shell", |n| shell_answers(n, System::Overcast)),
+        case("image-bios", |n| image::boots(n, Firmware::Bios)),
+        case("image-uefi", |n| image::boots(n, Firmware::Uefi)),
         case("reboot", reboots),
         case("noreboot", noreboot),
         case("crash", crashes),
         case("console-keys", console_keys),
+        case("net-user", network::user),
+        case("net-wire", |n| {
+            let amount = Amount {
+                cpus: 2,
+                mebibytes: 8,
+                connections: 100,
+            };
+            network::wire(n, &amount)
+        }),
         case("fuzz", |n| fuzz(n, 1..=2, 40, false)),
         long("fuzz-long", |n| fuzz(n, 100..=115, 120, true)),
         case("reference-shell", |n| shell_answers(n, System::Xen)),
@@ -60,6 +76,7 @@ pub fn all() -> Vec<Case> {
         }),
     ];
     cases.push(case("oracle-xenstore", oracle::compare_xenstore));
+    cases.extend(crate::devices::cases());
     for &group in oracle::GROUPS {
         cases.push(case(&format!("oracle-{group}"), move |n| {
             oracle::compare(n, group)
@@ -247,6 +264,9 @@ fn shell_answers(name: &str, system: System) -> Result<(), String> {
         if answer != expected {
             return Err(session.failure(&format!("`{command}` gave {answer:?}")));
         }
+    }
+    if system == System::Overcast && !session.text().contains("Network: no card") {
+        return Err(session.failure("it does not say that there is no network card"));
     }
     // Long input must come through whole.
     let long = "x".repeat(100);

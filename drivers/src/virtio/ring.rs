@@ -178,7 +178,8 @@ impl<T> Ring<T> {
     pub fn max_pieces(&self) -> usize {
         match self.tables {
             Some(_) => TABLE,
-            None => self.size.into(),
+            // So that more than one fits.
+            None => usize::from(self.size).min(TABLE),
         }
     }
 
