@@ -38,7 +38,11 @@ pub fn frontend_changed(frontend: u32, backend: u32, connected: bool) -> Action 
         }
         XENBUS_STATE_RECONFIGURING | XENBUS_STATE_RECONFIGURED if connected => Action::Reconfigure,
         XENBUS_STATE_CLOSING if backend < XENBUS_STATE_CLOSING => Action::Closing,
-        XENBUS_STATE_CLOSED | XENBUS_STATE_UNKNOWN if backend != XENBUS_STATE_CLOSED => {
+        XENBUS_STATE_CLOSED if backend != XENBUS_STATE_CLOSED => Action::Closed,
+        // Gone, unless it is still to come.
+        XENBUS_STATE_UNKNOWN
+            if connected || matches!(backend, XENBUS_STATE_CONNECTED | XENBUS_STATE_CLOSING) =>
+        {
             Action::Closed
         }
         _ => Action::None,
@@ -89,7 +93,9 @@ mod tests {
             (1, 6, false, Wait),
             (1, 5, false, None),
             (0, 4, true, Closed),
+            (0, 5, false, Closed),
             (0, 6, false, None),
+            (0, 2, false, None),
             (4, 6, false, None),
             (4, 5, false, None),
         ] {
