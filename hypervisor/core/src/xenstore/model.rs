@@ -207,7 +207,7 @@ pub fn run(bytes: &[u8]) -> core::result::Result<(), String> {
                     let path = PATHS.get(usize::from(next()) % PATHS.len());
                     body.extend_from_slice(path.unwrap_or(&"").as_bytes());
                     for _ in 0..next() % 3 {
-                        body.push(0);
+                        body.extend([0]);
                         let word = next();
                         match word % 6 {
                             0 => body.extend(core::iter::repeat_n(b'x', 16 * usize::from(word))),
@@ -218,9 +218,8 @@ pub fn run(bytes: &[u8]) -> core::result::Result<(), String> {
                             _ => body.push(word),
                         }
                     }
-                    if what < 250 {
-                        body.push(0);
-                    }
+                    // Most texts end as they should.
+                    body.extend((what < 250).then_some(0));
                     guest.send(&message(kind, transaction, &body));
                 }
                 4 => guest.set_index(next(), u32::from_le_bytes([next(), next(), next(), 0])),

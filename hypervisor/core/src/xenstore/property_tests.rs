@@ -83,8 +83,11 @@ struct Node {
 
 type Nodes = BTreeMap<String, Node>;
 
-/// What a domain may do by permissions: read, write, own.
-fn rights(domain: u16, perms: &str) -> (bool, bool, bool) {
+/// What a domain may do: read, write, own.
+type Rights = (bool, bool, bool);
+
+/// What a domain may do by permissions.
+fn rights(domain: u16, perms: &str) -> Rights {
     if domain == 0 {
         return (true, true, true);
     }
@@ -109,12 +112,12 @@ type Event = (String, bool);
 
 /// Does an operation in the model.
 fn model_do(nodes: &mut Nodes, domain: u16, op: Op, events: &mut Vec<Event>) -> Outcome {
-    let (index, need): (usize, fn((bool, bool, bool)) -> bool) = match op {
+    let (index, need): (usize, fn(Rights) -> bool) = match op {
         Op::Read(p) | Op::List(p) | Op::Perms(p) => (p, |r| r.0),
         Op::Write(p, _) | Op::Mkdir(p) | Op::Remove(p) => (p, |r| r.1),
         Op::SetPerms(p, _) => (p, |r| r.1 && r.2),
     };
-    let any: fn((bool, bool, bool)) -> bool = match op {
+    let any: fn(Rights) -> bool = match op {
         Op::SetPerms(..) => |r| r.1 || r.2,
         _ => need,
     };
