@@ -316,7 +316,9 @@ pub fn create() -> Arc<Domain> {
 /// Dom0's command line: the module's, and what follows `--` of the hypervisor's.
 ///
 /// A Linux kernel that finds no firmware tables complains of a bug in them, so
-/// it is told that there are none (Xen itself does so where it uses no ACPI).
+/// it is told that there are none (Xen itself does so where it uses no ACPI). And
+/// it waits a second for a real-time clock that does not answer, so it is told not
+/// to look for it.
 fn command_line(module: &str, linux: bool) -> alloc::string::String {
     let extra = start::boot_info().dom0_extra();
     let mut line = alloc::string::String::from(module);
@@ -338,6 +340,9 @@ fn command_line(module: &str, linux: bool) -> alloc::string::String {
             line.push(' ');
         }
         line.push_str("acpi=off");
+    }
+    if linux {
+        line.push_str(" initcall_blacklist=cmos_init");
     }
     line
 }

@@ -2,7 +2,8 @@
 
 use crate::artefacts;
 use crate::guest_log;
-use crate::machine::{Board, Machine, System};
+use crate::image;
+use crate::machine::{Board, Firmware, Machine, System};
 use crate::network::{self, Amount};
 use crate::oracle;
 use crate::session::Session;
@@ -49,6 +50,8 @@ pub fn all() -> Vec<Case> {
             boots_with(n, stock()?.cpus(4).options("dom0_max_vcpus=2"), 2)
         }),
         case("shell", |n| shell_answers(n, System::Overcast)),
+        case("image-bios", |n| image::boots(n, Firmware::Bios)),
+        case("image-uefi", |n| image::boots(n, Firmware::Uefi)),
         case("reboot", reboots),
         case("noreboot", noreboot),
         case("crash", crashes),

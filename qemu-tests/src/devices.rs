@@ -1,6 +1,9 @@
-//! What the hypervisor finds on the machine: no guest is needed, so none is booted.
+//! What the hypervisor finds on the machine, for which no guest is booted, and whether Dom0's
+//! data goes through each kind of transport.
 
+use crate::artefacts;
 use crate::cases::{Case, case};
+use crate::guest_log;
 use crate::machine::{Board, Machine, System};
 use crate::session::Session;
 
@@ -12,6 +15,7 @@ pub fn cases() -> Vec<Case> {
         case("devices-microvm", |n| {
             finds(n, machine(Board::Microvm), &[&["PCI: none"]])
         }),
+        case("devices-data", data),
     ]
 }
 
@@ -132,4 +136,43 @@ fn finds(name: &str, machine: Machine, lines: &[&[&str]]) -> Result<(), String> 
         }
     }
     Ok(())
+}
+
+/// What Dom0 writes to disks is read back, whichever way the hypervisor talks to them: with a
+/// message for each queue, by registers of before version 1, by polling, with one message
+/// for all and without any of the rings' conveniences.
+fn data(name: &str) -> Result<(), String> {
+    const WAYS: [&str; 4] = [
+        "num-queues=2",
+        "disable-modern=on,logical_block_size=4096,physical_block_size=4096",
+        "vectors=0",
+        "indirect_desc=off,event_idx=off,vectors=1",
+    ];
+    let mut machine = Machine::linux(System::Overcast, "disk", "break")?.cpus(2);
+    for (n, way) in WAYS.into_iter().enumerate() {
+        let disk = artefacts::made(&format!("disk-{n}"), &vec![0; 16 << 20])?;
+        let disk = format!("if=none,id=d{n},format=raw,file={}", disk.display());
+        with(&mut machine, "-drive", &disk);
+        let device = format!("virtio-blk-pci,drive=d{n},{way}");
+        with(&mut machine, "-device", &device);
+    }
+    let mut session = Session::start(&machine, name)?;
+    session.wait_for("/ # ")?;
+    session.shell("dd if=/dev/urandom of=/tmp/data bs=1M count=12 2>/dev/null")?;
+    let sum = session.shell("md5sum </tmp/data")?;
+    // All at the same time, in small and in large pieces.
+    session.shell(
+        "for d in a b c d; do (dd if=/tmp/data of=/dev/xvd$d bs=4k count=1024 conv=fsync; \
+         dd if=/tmp/data of=/dev/xvd$d bs=1M skip=4 seek=4 conv=fsync) 2>/dev/null & done; wait; \
+         echo 3 >/proc/sys/vm/drop_caches",
+    )?;
+    let sums = session.shell(
+        "for d in a b c d; do (dd if=/dev/xvd$d bs=256k count=48 2>/dev/null | md5sum) & done; wait",
+    )?;
+    if sums.lines().count() != WAYS.len() || sums.lines().any(|line| line != sum) {
+        return Err(session.failure(&format!("{sum} was written, and read back {sums}")));
+    }
+    session.send_line("poweroff -f")?;
+    session.wait_exit()?;
+    guest_log::check(session.text())
 }

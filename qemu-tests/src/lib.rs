@@ -6,6 +6,7 @@
 //! - [`session`]: a running machine
 //! - [`guest_log`]: what must not be in a guest's log
 //! - [`cases`]: the tests
+//! - [`image`]: the disk image for clouds
 //! - [`oracle`]: the same questions to real Xen and to Overcast
 //! - [`runner`]: runs cases, some at a time
 //! - [`soak`]: a userland under stress for minutes
@@ -20,6 +21,7 @@ pub mod bench;
 pub mod cases;
 pub mod devices;
 pub mod guest_log;
+pub mod image;
 pub mod machine;
 pub mod network;
 pub mod oracle;
