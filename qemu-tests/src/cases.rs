@@ -66,6 +66,7 @@ pub fn all() -> Vec<Case> {
             };
             network::wire(n, &amount)
         }),
+        case("domains-1000", oracle::thousand_domains),
         case("fuzz", |n| fuzz(n, 1..=2, 40, false)),
         long("fuzz-long", |n| fuzz(n, 100..=115, 120, true)),
         case("reference-shell", |n| shell_answers(n, System::Xen)),
