@@ -7,6 +7,7 @@
 //! - [`guest_log`]: what must not be in a guest's log
 //! - [`cases`]: the tests
 //! - [`image`]: the disk image for clouds
+//! - [`nested`]: machines within machines
 //! - [`oracle`]: the same questions to real Xen and to Overcast
 //! - [`runner`]: runs cases, some at a time
 //! - [`soak`]: a userland under stress for minutes
@@ -23,6 +24,7 @@ pub mod devices;
 pub mod guest_log;
 pub mod image;
 pub mod machine;
+pub mod nested;
 pub mod network;
 pub mod oracle;
 pub mod runner;
