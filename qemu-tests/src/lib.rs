@@ -6,6 +6,7 @@
 //! - [`session`]: a running machine
 //! - [`guest_log`]: what must not be in a guest's log
 //! - [`cases`]: the tests
+//! - [`disks`]: tests of Dom0's disks
 //! - [`oracle`]: the same questions to real Xen and to Overcast
 //! - [`runner`]: runs cases, some at a time
 //! - [`soak`]: a userland under stress for minutes
@@ -18,6 +19,7 @@
 pub mod artefacts;
 pub mod bench;
 pub mod cases;
+pub mod disks;
 pub mod guest_log;
 pub mod machine;
 pub mod oracle;
