@@ -33,7 +33,7 @@ pub fn root(name: &str, cpus: u32) -> Result<(), String> {
     )?;
     session.shell("stress-ng --hdd 2 --hdd-bytes 16M --hdd-ops 2000 --temp-path /root -q")?;
     session.shell("cp -a /usr/bin /root/copy && sync && echo 3 >/proc/sys/vm/drop_caches")?;
-    session.shell("diff -r /usr/bin /root/copy")?;
+    session.shell("diff -r --no-dereference /usr/bin /root/copy")?;
     session.shell("rm -r /root/copy && mount -o remount,ro /")?;
     session.shell("e2fsck -fn /dev/xvda >/dev/null 2>&1")?;
     session.send_line("poweroff -f")?;
@@ -63,7 +63,7 @@ pub fn kinds(name: &str) -> Result<(), String> {
     let failing = empty("failing.img", 32)?;
     let growing = empty("growing.img", 32)?;
     let faults = artefacts::made("blkdebug.conf", FAULTS.as_bytes())?;
-    let monitor = artefacts::made("disks.qmp", &[])?;
+    let monitor = faults.with_extension("qmp");
     let mut machine = Machine::debian_disk(System::Overcast, "")?
         .cpus(2)
         // QEMU puts the root, a drive without a device of its own, behind the others.
@@ -113,7 +113,7 @@ pub fn kinds(name: &str) -> Result<(), String> {
     answers(&mut session, "blockdev --getss /dev/xvdb", "4096")?;
     session.shell("mkfs.ext4 -q /dev/xvdb && mkdir /tmp/m && mount /dev/xvdb /tmp/m")?;
     session.shell("cp -a /usr/sbin /tmp/m && sync && echo 3 >/proc/sys/vm/drop_caches")?;
-    session.shell("diff -r /usr/sbin /tmp/m/sbin && umount /tmp/m")?;
+    session.shell("diff -r --no-dereference /usr/sbin /tmp/m/sbin && umount /tmp/m")?;
     session.shell("e2fsck -fn /dev/xvdb >/dev/null 2>&1")?;
 
     // The range is where it should be, and cannot be written.
