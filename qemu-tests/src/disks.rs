@@ -104,6 +104,8 @@ pub fn kinds(name: &str) -> Result<(), String> {
     session.wait_for("Dom0's disk xvdf (vdq): there is no disk vdq")?;
     session.wait_for("Dom0's disk xvdg (vdd,start=4294967296B): the range is not on the disk")?;
     session.wait_for("quick: shell")?;
+    // What the kernel says of errors would be among the answers.
+    session.shell("dmesg -n 1")?;
     answers(
         &mut session,
         "ls /dev/xvd* | tr '\\n' ' '",
