@@ -20,7 +20,7 @@ use xen_abi::arch_x86::{FLAT_RING3_CS64, FLAT_RING3_SS64, XEN_LEGACY_MAX_VCPUS};
 use crate::arch::memory::{self, Range};
 use crate::arch::registers::{Registers, rflags};
 use crate::arch::{cpu, entry, percpu};
-use crate::domain::{self, Domain};
+use crate::domain::{self, Domain, Parts};
 use crate::host::{self, Host, mm};
 use crate::start::{self, fail, options};
 use crate::vcpu::{Power, Vcpu};
@@ -36,6 +36,8 @@ const RESERVE: u64 = 16 << 8;
 const UNPACK_WINDOW: u64 = 72 << 8;
 /// IA32_ARCH_CAPABILITIES.
 const ARCH_CAPABILITIES: u32 = 0x10a;
+/// `XEN_X86_EMU_PIT`: the timer, which a hardware domain is said to have.
+const EMULATES_PIT: u32 = 1 << 8;
 /// MSR_PLATFORM_INFO: bit 31 says that CPUID can be made to fault.
 const PLATFORM_INFO: u32 = 0xce;
 
@@ -80,6 +82,11 @@ fn cpu_policy() -> CpuidPolicy {
         &options().cpuid,
         &options().dom0_cpuid,
     )
+}
+
+/// What CPUID shows to a domain without privilege unless something else is chosen.
+pub fn guest_policy() -> CpuidPolicy {
+    CpuidPolicy::for_pv(cpuid, &hardware(), false, &options().cpuid, &[])
 }
 
 /// The registers that CPUID gives on this CPU.
@@ -323,18 +330,22 @@ fn assemble(
     let (spare_info, _) = host::allocate(0, None).ok_or(Error::NoMemory)?;
     mm().share_page(&memory, shared_info, true)?;
     let events = EventChannels::new(DomainId::DOM0, vcpus, Some(shared_info), u32::MAX)?;
-    let grants = crate::grants::create(DomainId::DOM0)?;
-    let domain = Domain::new(
-        DomainId::DOM0,
-        true,
-        memory,
+    let grants = crate::grants::create(DomainId::DOM0, crate::grants::limits())?;
+    let domain = Domain::new(Parts {
+        id: DomainId::DOM0,
+        privileged: true,
+        store: false,
+        handle: [0; 16],
+        mm: memory,
         events,
         grants,
         shared_info,
         spare_info,
-        cpu_policy(),
-        vcpus,
-    );
+        cpu_policy: cpu_policy(),
+        max_vcpus: vcpus,
+        relaxed_msrs: false,
+        emulation_flags: EMULATES_PIT,
+    });
     for id in (0..vcpus).map(VcpuId) {
         let vcpu = domain.add_vcpu(id).ok_or(Error::NoMemory)?;
         let affinity = if options().dom0_vcpus_pin {

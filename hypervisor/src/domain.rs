@@ -4,24 +4,28 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering,
+};
 
 use overcast_core::addr::{MachineAddress, Mfn};
 use overcast_core::cpuid::CpuidPolicy;
+use overcast_core::domctl::Tsc;
 use overcast_core::error::{Error, Result};
-use overcast_core::event::{EventChannels, HypervisorEvent};
+use overcast_core::event::{EventChannels, HypervisorEvent, VIRQS};
 use overcast_core::grant::GrantTable;
-use overcast_core::ids::{CpuSet, DomainId, VcpuId};
-use overcast_core::machine::Memory;
-use overcast_core::mm::DomainMemory;
-use spin::{Mutex, Once, RwLock};
+use overcast_core::ids::{CpuSet, DomainId, EventPort, VcpuId};
+use overcast_core::machine::{Memory, Tlb};
+use overcast_core::mm::{DomainMemory, MmHost};
+use overcast_core::sched::DEFAULT_WEIGHT;
+use spin::{Mutex, Once, RwLock, RwLockReadGuard};
 use xen_abi::sched::*;
 use xen_abi::xen::{VIRQ_DOM_EXC, VcpuInfo};
 
 use crate::arch::registers::Registers;
 use crate::host::Host;
 use crate::vcpu::{self, Vcpu};
-use crate::{dump, schedule};
+use crate::{dump, lifecycle, schedule, softirq};
 
 /// `vcpu_info`s in `shared_info` (`XEN_LEGACY_MAX_VCPUS`).
 const LEGACY_VCPUS: u32 = 32;
@@ -33,12 +37,34 @@ const NOT_SHUT_DOWN: u32 = u32::MAX;
 /// How often control domains may pause a domain.
 const MAX_CONTROLLER_PAUSES: u32 = 255;
 
-/// A domain.
-pub struct Domain {
+/// How far a domain is on its way out.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Life {
+    /// It lives.
+    Alive,
+    /// What it has is being taken away.
+    Dying,
+    /// It has nothing any more but pages that others still use.
+    Dead,
+}
+
+/// What share of the CPUs a domain gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Share {
+    /// Its weight against others'.
+    pub weight: u32,
+    /// The most that it gets, in percent of a CPU; 0 for no limit.
+    pub cap: u32,
+}
+
+/// What a domain is put together of.
+pub struct Parts {
     /// Its number.
     pub id: DomainId,
     /// Whether it is a control domain.
     pub privileged: bool,
+    /// Whether it runs the store.
+    pub store: bool,
     /// Its UUID.
     pub handle: [u8; 16],
     /// Its memory.
@@ -49,10 +75,56 @@ pub struct Domain {
     pub grants: Arc<GrantTable>,
     /// The frame of its `shared_info`.
     pub shared_info: Mfn,
-    /// A frame of `vcpu_info`s for vCPUs that have none in `shared_info` yet.
-    spare_info: Mfn,
+    /// A frame of `vcpu_info`s for vCPUs that have none in `shared_info`.
+    pub spare_info: Mfn,
     /// What CPUID shows to it.
     pub cpu_policy: CpuidPolicy,
+    /// How many vCPUs it may have.
+    pub max_vcpus: u32,
+    /// Reads of unknown MSRs give 0.
+    pub relaxed_msrs: bool,
+    /// Emulated devices that control domains are told of.
+    pub emulation_flags: u32,
+}
+
+/// A domain.
+pub struct Domain {
+    /// Its number.
+    pub id: DomainId,
+    /// Whether it is a control domain.
+    pub privileged: bool,
+    /// Whether it runs the store.
+    pub store: bool,
+    /// Reads of unknown MSRs give 0.
+    pub relaxed_msrs: bool,
+    /// Emulated devices that control domains are told of.
+    pub emulation_flags: u32,
+    /// Its UUID.
+    pub handle: Mutex<[u8; 16]>,
+    /// Its memory.
+    pub mm: Arc<DomainMemory>,
+    /// Its event channels.
+    pub events: Arc<EventChannels>,
+    /// Its grants.
+    pub grants: Arc<GrantTable>,
+    /// The frame of its `shared_info`; its own until it is dropped.
+    pub shared_info: Mfn,
+    /// A frame of `vcpu_info`s for vCPUs that have none in `shared_info` yet.
+    spare_info: Mfn,
+    cpu_policy: RwLock<CpuidPolicy>,
+    /// The rate of its clock.
+    pub tsc: Mutex<Tsc>,
+    /// Its share of the CPUs.
+    pub share: Mutex<Share>,
+    /// Seconds by which its wall clock is ahead.
+    pub time_offset: AtomicI64,
+    /// The port that is told when it suspends, instead of Dom0; 0 for none.
+    pub suspend_port: AtomicU32,
+    /// A debugger looks at it.
+    pub debugged: AtomicBool,
+    /// It ran, or was allowed to.
+    started: AtomicBool,
+    life_stage: AtomicU8,
     vcpus: Box<[Once<Box<Vcpu>>]>,
     /// Bits of `VMASST_TYPE_*` that are switched on.
     pub assists: AtomicU64,
@@ -77,34 +149,36 @@ static DOMAINS: RwLock<BTreeMap<DomainId, Arc<Domain>>> = RwLock::new(BTreeMap::
 
 impl Domain {
     /// Puts a domain together.
-    #[allow(clippy::too_many_arguments)]
-    pub fn new(
-        id: DomainId,
-        privileged: bool,
-        mm: Arc<DomainMemory>,
-        events: Arc<EventChannels>,
-        grants: Arc<GrantTable>,
-        shared_info: Mfn,
-        spare_info: Mfn,
-        cpu_policy: CpuidPolicy,
-        max_vcpus: u32,
-    ) -> Arc<Self> {
-        if let Some(frame) = Host.frame(spare_info) {
+    pub fn new(parts: Parts) -> Arc<Self> {
+        if let Some(frame) = Host.frame(parts.spare_info) {
             // Upcalls are masked until the guest registers a structure of its own.
             (0..4096 / size_of::<VcpuInfo>())
                 .for_each(|n| frame.store_u8(n * size_of::<VcpuInfo>() + 1, 1));
         }
         Arc::new(Self {
-            id,
-            privileged,
-            handle: [0; 16],
-            mm,
-            events,
-            grants,
-            shared_info,
-            spare_info,
-            cpu_policy,
-            vcpus: (0..max_vcpus.min(MAX_VCPUS))
+            id: parts.id,
+            privileged: parts.privileged,
+            store: parts.store,
+            relaxed_msrs: parts.relaxed_msrs,
+            emulation_flags: parts.emulation_flags,
+            handle: Mutex::new(parts.handle),
+            mm: parts.mm,
+            events: parts.events,
+            grants: parts.grants,
+            shared_info: parts.shared_info,
+            spare_info: parts.spare_info,
+            cpu_policy: RwLock::new(parts.cpu_policy),
+            tsc: Mutex::new(Tsc::default()),
+            share: Mutex::new(Share {
+                weight: DEFAULT_WEIGHT,
+                cap: 0,
+            }),
+            time_offset: AtomicI64::new(0),
+            suspend_port: AtomicU32::new(0),
+            debugged: AtomicBool::new(false),
+            started: AtomicBool::new(false),
+            life_stage: AtomicU8::new(0),
+            vcpus: (0..parts.max_vcpus.min(MAX_VCPUS))
                 .map(|_| Once::new())
                 .collect::<Vec<_>>()
                 .into(),
@@ -119,6 +193,48 @@ impl Domain {
             memory_map: Mutex::new(Vec::new()),
             watchdog_places: Default::default(),
         })
+    }
+
+    /// What CPUID shows to it.
+    pub fn cpu_policy(&self) -> RwLockReadGuard<'_, CpuidPolicy> {
+        self.cpu_policy.read()
+    }
+
+    /// Shows it something else from now on. It did not run yet.
+    pub fn set_cpu_policy(&self, policy: CpuidPolicy) {
+        *self.cpu_policy.write() = policy;
+    }
+
+    /// How far it is on its way out.
+    pub fn life_stage(&self) -> Life {
+        match self.life_stage.load(Ordering::Acquire) {
+            0 => Life::Alive,
+            1 => Life::Dying,
+            _ => Life::Dead,
+        }
+    }
+
+    /// Moves it on its way out.
+    pub fn set_life_stage(&self, stage: Life) {
+        self.life_stage.store(stage as u8, Ordering::Release);
+    }
+
+    /// Whether it ran, or was allowed to.
+    pub fn was_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Lets a vCPU have the `vcpu_info` again that it had before it registered one.
+    pub fn reset_vcpu_info(&self, vcpu: &Vcpu) {
+        vcpu.set_info_address(self.default_info(vcpu.id));
+    }
+
+    /// It has not shut down after all: its vCPUs go on (`XEN_DOMCTL_resumedomain`).
+    pub fn resume(&self) {
+        self.shutdown_code.store(NOT_SHUT_DOWN, Ordering::Release);
+        self.shutdown_reason.store(NOT_SHUT_DOWN, Ordering::Release);
+        self.crashed.store(false, Ordering::Release);
+        self.vcpus().for_each(schedule::wake);
     }
 
     /// Makes one of its vCPUs; `None` if there is no memory or no such vCPU.
@@ -212,6 +328,7 @@ impl Domain {
                 count.checked_sub(1)
             })
             .map_err(|_| Error::Invalid)?;
+        self.started.store(true, Ordering::Release);
         schedule::unpause_domain(self);
         Ok(())
     }
@@ -230,6 +347,19 @@ impl Domain {
     }
 }
 
+impl Drop for Domain {
+    fn drop(&mut self) {
+        self.vcpus()
+            .filter(|vcpu| vcpu.unit.get().is_some())
+            .for_each(|_| softirq::unreserve_timers());
+        // Nobody has a reference to these any more: see `lifecycle`.
+        self.grants.free_frames(&Host);
+        for mfn in [self.shared_info, self.spare_info] {
+            Host.free_frames(mfn, 0, Host.clock());
+        }
+    }
+}
+
 /// Makes a domain known.
 pub fn insert(domain: Arc<Domain>) {
     DOMAINS.write().insert(domain.id, domain);
@@ -238,6 +368,11 @@ pub fn insert(domain: Arc<Domain>) {
 /// A domain by its number.
 pub fn find(id: DomainId) -> Option<Arc<Domain>> {
     DOMAINS.read().get(&id).cloned()
+}
+
+/// Forgets a domain.
+pub fn remove(id: DomainId) -> Option<Arc<Domain>> {
+    DOMAINS.write().remove(&id)
 }
 
 /// A domain by its number, or the caller's own for `DOMID_SELF`.
@@ -292,17 +427,48 @@ pub fn shutdown(domain: &Domain, reason: u32) {
         crate::shutdown::dom0(reason);
     }
     domain.vcpus().for_each(schedule::sleep);
-    send_global_virq(VIRQ_DOM_EXC);
+    let port = EventPort(domain.suspend_port.load(Ordering::Acquire));
+    if reason == SHUTDOWN_SUSPEND && port.0 != 0 {
+        if let Ok(Some(event)) = domain.events.send(&Host, port) {
+            hypervisor_event(event);
+        }
+        return;
+    }
+    lifecycle::announce();
 }
 
-/// Raises a virtual interrupt that Dom0 gets for the whole machine.
+/// The domains that get the virtual interrupts of the whole machine; Dom0 at first.
+static VIRQ_HANDLERS: [AtomicU16; VIRQS] = [const { AtomicU16::new(0) }; VIRQS];
+
+/// Has another domain get a virtual interrupt of the whole machine. `Invalid` for one that
+/// there is not, or that each domain has of its own.
+pub fn set_virq_handler(domain: &Domain, virq: u32) -> Result<()> {
+    let global = overcast_core::event::virq_is_global(virq);
+    let handler = VIRQ_HANDLERS.get(virq as usize).filter(|_| global);
+    handler
+        .ok_or(Error::Invalid)?
+        .store(domain.id.0, Ordering::Release);
+    Ok(())
+}
+
+/// A dying domain gets no virtual interrupts of the whole machine any more: Dom0 does.
+pub fn clear_virq_handlers(domain: &Domain) {
+    for handler in &VIRQ_HANDLERS {
+        let _ = handler.compare_exchange(domain.id.0, 0, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
+
+/// Raises a virtual interrupt that one domain gets for the whole machine.
 pub fn send_global_virq(virq: u32) {
     if virq == VIRQ_DOM_EXC {
         // It says that some domain shut down or is gone.
         crate::xenstore::domains_changed();
     }
-    if let Some(dom0) = find(DomainId::DOM0) {
-        dom0.events.send_virq(&Host, virq, VcpuId(0));
+    let handler = VIRQ_HANDLERS
+        .get(virq as usize)
+        .map_or(0, |handler| handler.load(Ordering::Acquire));
+    if let Some(domain) = find(DomainId(handler)) {
+        domain.events.send_virq(&Host, virq, VcpuId(0));
     }
 }
 

@@ -30,8 +30,8 @@ pub fn limits() -> GrantLimits {
 }
 
 /// Makes a domain's grant table. Its memory is there already.
-pub fn create(domain: DomainId) -> Result<Arc<GrantTable>> {
-    GrantTable::new(&Host, domain, limits())
+pub fn create(domain: DomainId, limits: GrantLimits) -> Result<Arc<GrantTable>> {
+    GrantTable::new(&Host, domain, limits)
 }
 
 /// Changing an entry is short work.

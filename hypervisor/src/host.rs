@@ -128,6 +128,10 @@ impl MmHost for Host {
         }
     }
 
+    fn pages_gone(&self, _domain: DomainId) {
+        crate::lifecycle::raise_reaper();
+    }
+
     fn hypervisor_slots(&self) -> [u64; HYPERVISOR_SLOTS] {
         paging::hypervisor_slots()
     }

@@ -4,7 +4,7 @@ use xen_abi::xen::VIRQ_DEBUG;
 
 use crate::arch::console::register_key;
 use crate::arch::{heap, memory, panic, percpu};
-use crate::{domain, dump, printk, schedule, softirq};
+use crate::{domain, dump, lifecycle, printk, schedule, softirq};
 
 /// Registers the keys.
 pub fn register() {
@@ -44,6 +44,11 @@ fn dump_memory() {
     );
     printk!("Free blocks by order: {:?}", memory::heap().free_blocks());
     printk!("Hypervisor heap: {used} bytes of {size} in use");
+    printk!(
+        "Domains: {}, and {} dead that are not gone",
+        domain::all().len(),
+        lifecycle::dead_count()
+    );
 }
 
 fn dump_grants() {

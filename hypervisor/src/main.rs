@@ -25,6 +25,7 @@ mod hypercall;
 #[allow(dead_code)] // its users come with the drivers
 mod io;
 mod keys;
+mod lifecycle;
 mod pv;
 mod schedule;
 mod shutdown;
@@ -60,6 +61,7 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
     start::init_cpus(secondary_main);
     time::init_wall_clock();
     keys::register();
+    lifecycle::init();
     xenstore::init();
     xenbus::init();
     devices::init();

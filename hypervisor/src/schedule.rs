@@ -14,7 +14,7 @@ use core::sync::atomic::Ordering;
 use overcast_core::error::{Error, Result};
 use overcast_core::ids::{CpuId, CpuSet, MAX_CPUS};
 use overcast_core::machine::Memory;
-use overcast_core::sched::{Scheduler, Unit};
+use overcast_core::sched::{DEFAULT_WEIGHT, Scheduler, Unit};
 use spin::Lazy;
 use x86_64::instructions::interrupts;
 use xen_abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING};
@@ -23,14 +23,11 @@ use crate::arch::entry::{self, Segment};
 use crate::arch::percpu::{self, PerCpu, SoftIrq};
 use crate::arch::registers::Registers;
 use crate::arch::{apic, cpu, debug, fpu, msr, paging, tlb};
-use crate::domain::Domain;
+use crate::domain::{Domain, Share};
 use crate::pv::bounce::{self, Bounce};
 use crate::pv::{descriptors, emulate};
 use crate::vcpu::{self, CR0_TS, Power, Vcpu};
 use crate::{printk, softirq, start, time};
-
-/// The weight of a vCPU unless it is given another.
-const DEFAULT_WEIGHT: u32 = 256;
 
 /// The scheduler of the machine.
 static SCHEDULER: Lazy<Scheduler<VcpuRef>> = Lazy::new(|| {
@@ -74,6 +71,32 @@ pub fn add(vcpu: &Vcpu, affinity: CpuSet) -> Result<()> {
     softirq::reserve_timers()?;
     let unit = SCHEDULER.add(VcpuRef(vcpu), DEFAULT_WEIGHT, affinity)?;
     vcpu.unit.call_once(|| unit);
+    Ok(())
+}
+
+/// Takes a vCPU, which is kept from running, out of the scheduler for good.
+pub fn remove(vcpu: &Vcpu) {
+    let Some(unit) = unit(vcpu) else { return };
+    while SCHEDULER.remove(unit).is_err() {
+        tlb::serve();
+        core::hint::spin_loop();
+    }
+}
+
+/// Gives a domain another share of the CPUs. Its cap is divided among its vCPUs. `Invalid`
+/// for a weight that there is not.
+pub fn set_share(domain: &Domain, share: Share) -> Result<()> {
+    *domain.share.lock() = share;
+    domain.vcpus().try_for_each(|vcpu| apply_share(vcpu, share))
+}
+
+/// Gives a vCPU its part of its domain's share.
+pub fn apply_share(vcpu: &Vcpu, share: Share) -> Result<()> {
+    let Some(unit) = unit(vcpu) else {
+        return Ok(());
+    };
+    SCHEDULER.set_weight(unit, share.weight, time::now())?;
+    SCHEDULER.set_cap(unit, share.cap.div_ceil(vcpu.domain().max_vcpus().max(1)));
     Ok(())
 }
 
@@ -232,22 +255,34 @@ pub fn home(vcpu: &Vcpu) -> CpuId {
     unit(vcpu).map_or(CpuId(0), |unit| unit.home())
 }
 
-/// A vCPU's weight.
-pub fn weight(vcpu: &Vcpu) -> u32 {
-    unit(vcpu).map_or(DEFAULT_WEIGHT, |unit| unit.weight())
-}
-
 /// Keeps a domain, which is not that of the running vCPU, from running, and
 /// waits until none of its vCPUs is on a CPU.
 pub fn pause_domain(domain: &Domain) {
     domain.pauses.fetch_add(1, Ordering::SeqCst);
     domain.vcpus().for_each(sleep);
-    for vcpu in domain.vcpus() {
-        while is_running(vcpu) {
-            tlb::serve();
-            core::hint::spin_loop();
-        }
+    domain.vcpus().for_each(wait_until_off);
+}
+
+/// Waits until a vCPU, which is kept from running, is on no CPU.
+fn wait_until_off(vcpu: &Vcpu) {
+    while is_running(vcpu) {
+        tlb::serve();
+        core::hint::spin_loop();
     }
+}
+
+/// Keeps a vCPU, which is not the running one, from running, and waits until it is
+/// on no CPU.
+pub fn pause_vcpu(vcpu: &Vcpu) {
+    vcpu.pauses.fetch_add(1, Ordering::SeqCst);
+    sleep(vcpu);
+    wait_until_off(vcpu);
+}
+
+/// Undoes one [`pause_vcpu`].
+pub fn unpause_vcpu(vcpu: &Vcpu) {
+    vcpu.pauses.fetch_sub(1, Ordering::SeqCst);
+    wake(vcpu);
 }
 
 /// Undoes one [`pause_domain`].
@@ -434,7 +469,7 @@ fn load_msrs(vcpu: &Vcpu) {
         // SAFETY: the register is the guest's.
         unsafe { msr::write(TSC_AUX, msrs.tsc_aux.into()) };
     }
-    if vcpu.domain().cpu_policy.cpuid_faulting() {
+    if vcpu.domain().cpu_policy().cpuid_faulting() {
         // SAFETY: the register's one bit concerns ring 3 only.
         let _ = unsafe { entry::wrmsr_safe(MISC_FEATURES_ENABLES, msrs.misc_features_enables & 1) };
     }

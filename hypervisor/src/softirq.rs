@@ -55,6 +55,8 @@ static QUEUES: Lazy<alloc::vec::Vec<Mutex<TimerQueue<Token>>>> = Lazy::new(|| {
 pub struct Places([AtomicU32; 4]);
 
 const NO_PLACE: u32 = 0;
+/// Timers that a vCPU has, its part of the domain's watchdogs among them.
+const TIMERS_OF_VCPU: usize = 5;
 
 impl Places {
     fn of(&self, kind: Timer) -> &AtomicU32 {
@@ -248,9 +250,24 @@ pub fn reserve_io_timer() -> Result<()> {
 /// of its domain's watchdogs count as its own.
 pub fn reserve_timers() -> Result<()> {
     for cpu in percpu::all() {
-        QUEUES[cpu.cpu.0 as usize].lock().reserve(5)?;
+        QUEUES[cpu.cpu.0 as usize].lock().reserve(TIMERS_OF_VCPU)?;
     }
     Ok(())
+}
+
+/// Takes back [`reserve_timers`].
+pub fn unreserve_timers() {
+    for cpu in percpu::all() {
+        QUEUES[cpu.cpu.0 as usize].lock().unreserve(TIMERS_OF_VCPU);
+    }
+}
+
+/// Stops all timers of a vCPU that does not run any more.
+pub fn cancel_all(vcpu: &Vcpu) {
+    vcpu.timers.period.store(0, Ordering::Relaxed);
+    for kind in [Timer::OneShot, Timer::Periodic, Timer::Poll] {
+        cancel_vcpu_timer(kind, vcpu);
+    }
 }
 
 /// Prints the timers of every CPU.

@@ -180,6 +180,7 @@ pub fn init_wall_clock() {
 /// Writes the wall clock into a domain's `shared_info`.
 pub fn write_wall_clock(domain: &Domain) {
     let (seconds, nanoseconds) = *WALL_CLOCK.lock();
+    let seconds = seconds.wrapping_add_signed(domain.time_offset.load(Ordering::Relaxed));
     let Some(frame) = Host.frame(domain.shared_info) else {
         return;
     };
@@ -195,16 +196,22 @@ pub fn write_wall_clock(domain: &Domain) {
     frame.store_u32(offset, (version | 1).wrapping_add(1));
 }
 
+/// The rate of the TSC, in kHz.
+pub fn tsc_khz() -> u32 {
+    (clock::tsc_hz() / 1000) as u32
+}
+
 /// What leaf 0x40000003 of CPUID says to a domain of its clock.
-pub fn cpuid_leaf(_domain: &Domain) -> overcast_core::cpuid::TimeLeaf {
+pub fn cpuid_leaf(domain: &Domain) -> overcast_core::cpuid::TimeLeaf {
     let scale = clock::scale();
-    let khz = (clock::tsc_hz() / 1000) as u32;
+    let khz = tsc_khz();
+    let tsc = *domain.tsc.lock();
     overcast_core::cpuid::TimeLeaf {
         emulated: false,
         host_tsc_safe: false,
-        mode: 0,
+        mode: tsc.mode,
         guest_khz: khz,
-        incarnation: 0,
+        incarnation: tsc.incarnation,
         offset: 0,
         to_ns_mul: scale.mul,
         to_ns_shift: scale.shift,

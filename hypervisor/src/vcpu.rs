@@ -210,6 +210,8 @@ pub struct Vcpu {
     pub pauses: AtomicU32,
     /// The affinity before `SCHEDOP_pin_override`, while that is in force.
     pub pin_override: Mutex<Option<CpuSet>>,
+    /// The CPUs that it would rather run on; noted, and nothing more.
+    pub soft_affinity: Mutex<CpuSet>,
     /// Its instructions that were carried out lately.
     pub decode_cache: Mutex<DecodeCache>,
     /// What the scheduler knows of it.
@@ -286,6 +288,7 @@ impl Vcpu {
             blocked: AtomicBool::new(false),
             pauses: AtomicU32::new(0),
             pin_override: Mutex::new(None),
+            soft_affinity: Mutex::new(CpuSet::ALL),
             decode_cache: Mutex::default(),
             unit: Once::new(),
         }

@@ -3,7 +3,9 @@
 use crate::artefacts;
 use crate::disks;
 use crate::guest_log;
-use crate::machine::{Board, Machine, System};
+use crate::image;
+use crate::machine::{Board, Firmware, Machine, System};
+use crate::network::{self, Amount};
 use crate::oracle;
 use crate::session::Session;
 use crate::soak;
@@ -21,7 +23,10 @@ pub struct Case {
     pub run: Run,
 }
 
-fn case(name: &str, run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Case {
+pub(crate) fn case(
+    name: &str,
+    run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static,
+) -> Case {
     Case {
         name: name.to_owned(),
         soak: false,
@@ -50,10 +55,21 @@ pub fn all() -> Vec<Case> {
         case("disk-root-4-cpus", |n| disks::root(n, 4)),
         case("disk-kinds", disks::kinds),
         case("disk-killed", disks::killed),
+        case("image-bios", |n| image::boots(n, Firmware::Bios)),
+        case("image-uefi", |n| image::boots(n, Firmware::Uefi)),
         case("reboot", reboots),
         case("noreboot", noreboot),
         case("crash", crashes),
         case("console-keys", console_keys),
+        case("net-user", network::user),
+        case("net-wire", |n| {
+            let amount = Amount {
+                cpus: 2,
+                mebibytes: 8,
+                connections: 100,
+            };
+            network::wire(n, &amount)
+        }),
         case("fuzz", |n| fuzz(n, 1..=2, 40, false)),
         long("fuzz-long", |n| fuzz(n, 100..=115, 120, true)),
         case("reference-shell", |n| shell_answers(n, System::Xen)),
@@ -64,6 +80,7 @@ pub fn all() -> Vec<Case> {
             disk_root(n, &Machine::debian_disk(System::Bare, "fsck")?.cpus(2))
         }),
     ];
+    cases.extend(crate::devices::cases());
     for &group in oracle::GROUPS {
         cases.push(case(&format!("oracle-{group}"), move |n| {
             oracle::compare(n, group)
@@ -251,6 +268,9 @@ fn shell_answers(name: &str, system: System) -> Result<(), String> {
         if answer != expected {
             return Err(session.failure(&format!("`{command}` gave {answer:?}")));
         }
+    }
+    if system == System::Overcast && !session.text().contains("Network: no card") {
+        return Err(session.failure("it does not say that there is no network card"));
     }
     // Long input must come through whole.
     let long = "x".repeat(100);

@@ -26,9 +26,11 @@ mod featureset;
 mod serialise;
 #[cfg(test)]
 mod tests;
+mod update;
 
 pub use featureset::{COMMON_1D, FeatureSet, KNOWN, PV_DEFAULT, PV_MAX, by_name};
 pub use serialise::{MAX_LEAVES, MAX_MSRS, SystemPolicies};
+pub use update::PolicyError;
 
 /// The registers EAX, EBX, ECX and EDX that a leaf gives.
 pub type Leaf = [u32; 4];

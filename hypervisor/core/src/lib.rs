@@ -30,6 +30,7 @@ pub mod clock;
 pub mod cmdline;
 pub mod console;
 pub mod cpuid;
+pub mod domctl;
 pub mod emulate;
 pub mod error;
 pub mod event;

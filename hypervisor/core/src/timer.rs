@@ -69,6 +69,11 @@ impl<T: Copy + Ord> TimerQueue<T> {
         Ok(())
     }
 
+    /// Takes back room that was made by [`Self::reserve`]; its timers are not set any more.
+    pub fn unreserve(&mut self, fewer: usize) {
+        self.capacity = self.capacity.saturating_sub(fewer);
+    }
+
     /// How many timers are set.
     pub fn len(&self) -> usize {
         self.heap.len()

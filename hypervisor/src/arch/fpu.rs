@@ -85,8 +85,35 @@ impl FpuState {
     pub fn set_legacy(&self, from: &[u8; LEGACY_SIZE]) {
         self.reset();
         // SAFETY: the area is longer than the legacy region.
+        unsafe { self.area.cast::<[u8; LEGACY_SIZE]>().write(*from) };
+        self.mask_mxcsr();
+    }
+
+    /// Copies the beginning of the area of a vCPU that does not run; what `to` has beyond
+    /// it stays.
+    pub fn read(&self, to: &mut [u8]) {
+        let len = to.len().min(self.size);
+        // SAFETY: the area is `size` bytes, and nobody writes it meanwhile.
+        let area = unsafe { core::slice::from_raw_parts(self.area.as_ptr(), len) };
+        to[..len].copy_from_slice(area);
+    }
+
+    /// Gives a vCPU that does not run another state, which was checked.
+    pub fn write(&self, xcr0: u64, accumulated: u64, from: &[u8]) {
+        self.reset();
+        let len = from.len().min(self.size);
+        // SAFETY: the area is `size` bytes, and nobody uses it meanwhile.
+        let area = unsafe { core::slice::from_raw_parts_mut(self.area.as_ptr(), len) };
+        area.copy_from_slice(&from[..len]);
+        self.xcr0.set(xcr0);
+        self.xcr0_accumulated.set(accumulated);
+        self.mask_mxcsr();
+    }
+
+    /// Drops bits of MXCSR that the CPU lacks.
+    fn mask_mxcsr(&self) {
+        // SAFETY: the area is longer than the legacy region.
         unsafe {
-            self.area.cast::<[u8; LEGACY_SIZE]>().write(*from);
             let mxcsr = self.area.as_ptr().add(24).cast::<u32>();
             mxcsr.write(mxcsr.read() & cpu::features().mxcsr_mask);
         }

@@ -77,7 +77,8 @@ pub fn xen_version(call: &mut Call<'_>) -> Result<i64> {
         XENVER_PAGESIZE if !call.handle(1).is_null() => Err(Error::Invalid),
         XENVER_PAGESIZE => Ok(4096),
         XENVER_GUEST_HANDLE => {
-            guest::write(call.address(1), &call.domain.handle)?;
+            let handle = *call.domain.handle.lock();
+            guest::write(call.address(1), &handle)?;
             Ok(0)
         }
         XENVER_COMMANDLINE => {

@@ -4,7 +4,7 @@
 use core::sync::atomic::Ordering;
 
 use overcast_core::addr::{GuestVirtual, Mfn};
-use overcast_core::cpuid::CpuidContext;
+use overcast_core::cpuid::{CpuidContext, CpuidPolicy};
 use overcast_core::emulate::{
     self, CodeMode, FORCED_CPUID_LENGTH, MAX_INSTRUCTION, NotDecoded, Privileged, SegmentBases,
     StringIo, Width,
@@ -61,7 +61,7 @@ enum Outcome {
 /// policy, and the hypervisor's settings that it may see.
 pub fn allowed_cr4(vcpu: &Vcpu, value: u64) -> u64 {
     use xen_abi::cpufeatureset as f;
-    let policy = &vcpu.domain().cpu_policy;
+    let policy = vcpu.domain().cpu_policy();
     let mut allowed = CR4_GUEST;
     for (feature, bit) in [
         (f::TSC, CR4_TSD),
@@ -204,7 +204,7 @@ fn cpuid(vcpu: &Vcpu, regs: &mut Registers, forced: bool) {
     };
     let [a, b, c, d] = vcpu
         .domain()
-        .cpu_policy
+        .cpu_policy()
         .leaf(regs.rax as u32, regs.rcx as u32, &context);
     regs.rax = a.into();
     regs.rbx = b.into();
@@ -439,7 +439,7 @@ fn perform(
         Privileged::Xsetbv { index, value } => {
             let valid = index == 0
                 && vcpu.cr4.get() & CR4_OSXSAVE != 0
-                && vcpu.domain().cpu_policy.xcr0_valid(value);
+                && vcpu.domain().cpu_policy().xcr0_valid(value);
             if !valid {
                 return GP;
             }
@@ -541,9 +541,10 @@ fn write_cr(vcpu: &Vcpu, cr: u8, value: u64) -> Outcome {
     Outcome::Done(0)
 }
 
-fn msr_context(vcpu: &Vcpu) -> MsrContext<'_> {
+/// What accesses to MSRs by a vCPU depend on, with the policy of its domain.
+pub fn msr_context<'p>(vcpu: &Vcpu, policy: &'p CpuidPolicy) -> MsrContext<'p> {
     MsrContext {
-        policy: &vcpu.domain().cpu_policy,
+        policy,
         privileged: vcpu.domain().privileged,
         boot_vcpu: vcpu.id.0 == 0,
         gp_handler: vcpu.trap(vector::GENERAL_PROTECTION).address != 0,
@@ -552,19 +553,25 @@ fn msr_context(vcpu: &Vcpu) -> MsrContext<'_> {
 
 fn read_msr(vcpu: &Vcpu, index: u32) -> Option<u64> {
     let msrs = vcpu.msrs.get();
-    match msrs.read(index, &msr_context(vcpu), entry::rdmsr_safe) {
+    let policy = vcpu.domain().cpu_policy();
+    match msrs.read(index, &msr_context(vcpu, &policy), entry::rdmsr_safe) {
         MsrRead::Value(value) => Some(value),
         MsrRead::FsBase => Some(descriptors::read_base(Segment::Fs)),
         MsrRead::GsBase => Some(descriptors::read_base(Segment::Gs)),
         MsrRead::UserGsBase => Some(descriptors::read_shadow_gs_base()),
         MsrRead::Tsc => Some(cpu::rdtsc()),
+        MsrRead::Fault if vcpu.domain().relaxed_msrs && index >> 16 != 0x4000 => {
+            entry::rdmsr_safe(index).map(|_| 0)
+        }
         MsrRead::Fault => None,
     }
 }
 
 fn write_msr(vcpu: &Vcpu, index: u32, value: u64) -> bool {
     let mut msrs = vcpu.msrs.get();
-    let what = msrs.write(index, value, &msr_context(vcpu), entry::rdmsr_safe);
+    let policy = vcpu.domain().cpu_policy();
+    let context = msr_context(vcpu, &policy);
+    let what = msrs.write(index, value, &context, entry::rdmsr_safe);
     vcpu.msrs.set(msrs);
     match what {
         MsrWrite::Done => true,

@@ -12,10 +12,10 @@ pub const MAX_LEAVES: u32 = 120;
 /// The MSRs that a policy has (`MSR_MAX_SERIALISED_ENTRIES`).
 pub const MAX_MSRS: u32 = 2;
 
-const PLATFORM_INFO: u32 = 0xce;
-const ARCH_CAPABILITIES: u32 = 0x10a;
+pub(super) const PLATFORM_INFO: u32 = 0xce;
+pub(super) const ARCH_CAPABILITIES: u32 = 0x10a;
 /// PLATFORM_INFO: user-space CPUID can be made to fault.
-const CPUID_FAULTING: u64 = 1 << 31;
+pub(super) const CPUID_FAULTING: u64 = 1 << 31;
 
 /// The policies of the machine (`XEN_SYSCTL_get_cpu_policy`).
 pub struct SystemPolicies {

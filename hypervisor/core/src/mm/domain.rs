@@ -168,6 +168,12 @@ impl DomainMemory {
         self.pages.lock().dying
     }
 
+    /// Whether no page is left, neither its own nor one that is shared with it.
+    pub fn has_no_pages(&self) -> bool {
+        let pages = self.pages.lock();
+        pages.total == 0 && pages.shared == 0
+    }
+
     /// Says that it is being destroyed: it gets no more pages.
     pub fn set_dying(&self) {
         self.pages.lock().dying = true;
@@ -325,7 +331,8 @@ impl<H: MmHost> Mm<H> {
     /// Shares a frame of the hypervisor's with a domain, which may map it (and
     /// write it, if `writable`) but can never make it anything else
     /// (`share_xen_page_with_guest`). The frame comes from the heap and has no
-    /// owner; it goes back there when the domain is dead and the last mapping gone.
+    /// owner; it stays the hypervisor's, who may free it when it was unshared, or when the
+    /// domain is dead and has no pages any more.
     ///
     /// # Errors
     /// `Invalid` if the frame is not free RAM.

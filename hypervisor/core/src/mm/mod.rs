@@ -109,6 +109,9 @@ pub trait MmHost: Memory + Tlb {
     /// first shows the machine-to-phys table to the guest, read-only.
     fn hypervisor_slots(&self) -> [u64; entry::HYPERVISOR_SLOTS];
 
+    /// The last page of a dying domain is gone. Called with any lock of [`Mm`] held.
+    fn pages_gone(&self, _domain: DomainId) {}
+
     /// Writes the frame back from all caches: it was mapped with a memory type
     /// that does not snoop them, and now its contents are to be trusted.
     fn make_coherent(&self, _mfn: Mfn) {}

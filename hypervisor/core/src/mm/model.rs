@@ -855,10 +855,16 @@ impl World {
     fn reap(&mut self) {
         let mm = &self.mm;
         self.zombies.retain(|&id| mm.forget_domain(id).is_err());
+        // What the hypervisor shared it frees itself, when nobody can reach it any more.
         self.shared.retain(|&mfn| {
-            mm.frames()
+            let in_use = mm
+                .frames()
                 .ram(mfn)
-                .is_some_and(|f| f.count_word().count() != 0)
+                .is_some_and(|f| f.count_word().count() != 0);
+            if !in_use {
+                mm.host.free_frames(mfn, 0, mm.host.clock());
+            }
+            in_use
         });
     }
 

@@ -149,13 +149,16 @@ impl<H: MmHost> Mm<H> {
             self.host.make_coherent(mfn);
         }
         let owner = count.owner().and_then(|id| self.domain(id));
-        if let Some(domain) = owner {
+        let mut of_the_dead = false;
+        if let Some(domain) = &owner {
             let list = if count.is_hypervisor() {
                 PageList::Shared
             } else {
                 PageList::Pages
             };
-            if domain.unlink(self.frames(), mfn, list)
+            of_the_dead = domain.unlink(self.frames(), mfn, list);
+            if of_the_dead
+                && !count.is_hypervisor()
                 && let Some(frame) = self.host.frame(mfn)
             {
                 // The living clear what they give away; for the dead we do it.
@@ -167,7 +170,29 @@ impl<H: MmHost> Mm<H> {
         info.set_stamp(stamp);
         self.m2p().clear(mfn);
         info.count.store(CountWord::RAM, Ordering::Release);
-        self.host.free_frames(mfn, 0, stamp);
+        // A frame of the hypervisor's own goes when the hypervisor needs it no more.
+        if !count.is_hypervisor() {
+            self.host.free_frames(mfn, 0, stamp);
+        }
+        if of_the_dead
+            && let Some(domain) = owner
+            && domain.has_no_pages()
+        {
+            self.host.pages_gone(domain.id());
+        }
+    }
+
+    /// What a frame is in use as, for whoever saves a domain: the type, whether that was
+    /// validated, and whether it is pinned. `None` if it is not an ordinary page of the
+    /// domain.
+    pub fn page_use(&self, mfn: Mfn, owner: DomainId) -> Option<(PageType, bool, bool)> {
+        let page = self.get_page(mfn, owner)?;
+        let info = self.frames().ram(page.mfn())?;
+        if info.count_word().is_hypervisor() {
+            return None;
+        }
+        let word = info.type_word();
+        Some((word.page_type(), word.is_validated(), word.is_pinned()))
     }
 
     /// Takes a reference as writable where one to the frame is held. To be given

@@ -263,7 +263,7 @@ impl<'a> Packet<'a> {
             sum.add(part);
             left -= part.len();
         }
-        let value = !fold(sum.total);
+        let value = !fold(sum.value());
         // UDP's 0 means that there is none.
         let udp = self
             .headers()
@@ -363,7 +363,7 @@ impl<'a> Iterator for Pieces<'_, 'a> {
             put16(&mut piece.head, headers.network + 10, 0);
             let mut sum = Sum::default();
             sum.add(piece.head.get(headers.network..headers.ip_end)?);
-            put16(&mut piece.head, headers.network + 10, !fold(sum.total));
+            put16(&mut piece.head, headers.network + 10, !fold(sum.value()));
         }
         let tcp = headers.transport;
         let sequence = u32::from_be_bytes(array(&piece.head, tcp + 4)).wrapping_add(self.at as u32);
@@ -475,13 +475,15 @@ impl Headers {
     fn pseudo_sum(&self, head: &[u8], length: usize) -> u64 {
         let mut sum = Sum::default();
         sum.add(head.get(self.addresses()).unwrap_or_default());
-        sum.total + u64::from(self.protocol) + length as u64
+        sum.value() + u64::from(self.protocol) + length as u64
     }
 }
 
-/// A sum of 16-bit words (RFC 1071) over bytes that come in parts.
+/// A sum of 16-bit words (RFC 1071) over bytes that come in parts. It is the same, with its
+/// bytes swapped, in either order of bytes (section 2), so the machine's is used.
 #[derive(Default)]
 struct Sum {
+    /// Of words in the machine's order; of pairs of them too, which fold to the same.
     total: u64,
     /// Whether an odd number of bytes came.
     odd: bool,
@@ -489,22 +491,28 @@ struct Sum {
 
 impl Sum {
     fn add(&mut self, bytes: &[u8]) {
-        let mut bytes = bytes;
-        if self.odd
-            && let Some((&first, rest)) = bytes.split_first()
-        {
-            self.total += u64::from(first);
-            self.odd = false;
-            bytes = rest;
-        }
-        let (words, rest) = bytes.as_chunks::<2>();
+        let mut part = 0u64;
+        let (words, rest) = bytes.as_chunks::<8>();
         for word in words {
-            self.total += u64::from(u16::from_be_bytes(*word));
+            let word = u64::from_le_bytes(*word);
+            // At most 2^33 for each 8 bytes.
+            part += (word & 0xffff_ffff) + (word >> 32);
         }
-        if let [last] = rest {
-            self.total += u64::from(*last) << 8;
-            self.odd = true;
+        let mut last = [0; 8];
+        if let Some(place) = last.get_mut(..rest.len()) {
+            place.copy_from_slice(rest);
         }
+        let last = u64::from_le_bytes(last);
+        part += (last & 0xffff_ffff) + (last >> 32);
+        // What comes after an odd number of bytes is one byte off.
+        let part = u64::from(fold(part));
+        self.total += if self.odd { part << 8 } else { part };
+        self.odd ^= !bytes.len().is_multiple_of(2);
+    }
+
+    /// The sum as a number, to which others may be added.
+    fn value(&self) -> u64 {
+        fold(self.total).swap_bytes().into()
     }
 }
 

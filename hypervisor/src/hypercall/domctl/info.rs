@@ -3,21 +3,20 @@
 use core::sync::atomic::Ordering;
 
 use overcast_core::error::{Error, Result};
-use overcast_core::ids::{CpuSet, VcpuId};
+use overcast_core::ids::VcpuId;
 use xen_abi::arch_x86::ArchDomainconfig;
 use xen_abi::domctl::*;
 use xen_abi::vcpu::RUNSTATE_RUNNING;
 
 use super::super::ctl;
-use crate::domain::Domain;
+use super::Target;
+use crate::domain::{Domain, Life, Share};
 use crate::vcpu::{Power, Vcpu};
 use crate::{schedule, time};
 
 /// Bits of a guest's physical address where the hardware translates it, as Xen
 /// says for every domain.
 const GUEST_ADDRESS_BITS: u8 = 52;
-/// `emulation_flags`: the timer (PIT), which a hardware domain has.
-const EMULATES_PIT: u32 = 1 << 8;
 
 /// How long a vCPU ran, ns.
 fn running_time(vcpu: &Vcpu) -> u64 {
@@ -49,6 +48,9 @@ pub fn domain_info(domain: &Domain) -> DomctlGetdomaininfo {
     for (flag, set) in [
         (XEN_DOMINF_SHUTDOWN, domain.shutdown_reason().is_some()),
         (XEN_DOMINF_PAUSED, domain.is_paused_by_controller()),
+        (XEN_DOMINF_DYING, domain.life_stage() == Life::Dead),
+        (XEN_DOMINF_DEBUGGED, domain.debugged.load(Ordering::Relaxed)),
+        (XEN_DOMINF_XS_DOMAIN, domain.store),
     ] {
         if set {
             flags |= flag;
@@ -69,12 +71,12 @@ pub fn domain_info(domain: &Domain) -> DomctlGetdomaininfo {
         nr_online_vcpus: online,
         max_vcpu_id,
         ssidref: 0,
-        handle: domain.handle,
+        handle: *domain.handle.lock(),
         cpupool: 0,
         gpaddr_bits: GUEST_ADDRESS_BITS,
         pad2: [0; 7],
         arch_config: ArchDomainconfig {
-            emulation_flags: if domain.privileged { EMULATES_PIT } else { 0 },
+            emulation_flags: domain.emulation_flags,
             misc_flags: 0,
         },
     }
@@ -89,15 +91,16 @@ fn find(domain: &Domain, id: u32) -> Result<&Vcpu> {
 }
 
 /// `XEN_DOMCTL_getvcpuinfo`.
-pub fn vcpu_info(domain: &Domain, u: &mut ctl::Arguments) -> Result<()> {
+pub fn vcpu_info(target: &mut Target<'_, '_>, u: &mut ctl::Arguments) -> Result<()> {
     let mut args: DomctlGetvcpuinfo = ctl::get(u)?;
-    let vcpu = find(domain, args.vcpu)?;
+    let vcpu = find(target.domain, args.vcpu)?;
     args.online = u8::from(vcpu.power() == Power::Up);
     args.blocked = u8::from(vcpu.blocked.load(Ordering::Relaxed));
     args.running = u8::from(schedule::is_running(vcpu));
     args.cpu_time = running_time(vcpu);
     args.cpu = schedule::home(vcpu).0;
     ctl::put(u, &args);
+    target.has_answer = true;
     Ok(())
 }
 
@@ -119,20 +122,21 @@ fn affinity_arguments<'d>(
     Ok((args, vcpu))
 }
 
-/// `XEN_DOMCTL_getvcpuaffinity`. A vCPU prefers no CPU to another (soft affinity).
+/// `XEN_DOMCTL_getvcpuaffinity`.
 pub fn get_affinity(domain: &Domain, u: &ctl::Arguments) -> Result<()> {
     let (args, vcpu) = affinity_arguments(domain, u)?;
     if args.flags & XEN_VCPUAFFINITY_HARD != 0 {
         ctl::write_cpus(&args.cpumap_hard, &schedule::affinity(vcpu))?;
     }
     if args.flags & XEN_VCPUAFFINITY_SOFT != 0 {
-        ctl::write_cpus(&args.cpumap_soft, &CpuSet::ALL)?;
+        let soft = *vcpu.soft_affinity.lock();
+        ctl::write_cpus(&args.cpumap_soft, &soft)?;
     }
     Ok(())
 }
 
 /// `XEN_DOMCTL_setvcpuaffinity`: what is asked for is set, and what is in
-/// force is written back. Preferences are accepted, and not kept.
+/// force is written back. Preferences (soft affinity) are noted, and have no effect.
 pub fn set_affinity(domain: &Domain, u: &ctl::Arguments) -> Result<()> {
     let (args, vcpu) = affinity_arguments(domain, u)?;
     if args.flags & XEN_VCPUAFFINITY_FORCE != 0 {
@@ -145,6 +149,7 @@ pub fn set_affinity(domain: &Domain, u: &ctl::Arguments) -> Result<()> {
     }
     if args.flags & XEN_VCPUAFFINITY_SOFT != 0 {
         let wanted = ctl::read_cpus(&args.cpumap_soft)?;
+        *vcpu.soft_affinity.lock() = wanted;
         ctl::write_cpus(
             &args.cpumap_soft,
             &wanted.intersection(&schedule::affinity(vcpu)),
@@ -153,21 +158,33 @@ pub fn set_affinity(domain: &Domain, u: &ctl::Arguments) -> Result<()> {
     Ok(())
 }
 
-/// `XEN_DOMCTL_scheduler_op`: a domain's weight, which can only be looked at so far.
-pub fn scheduler(domain: &Domain, u: &mut ctl::Arguments) -> Result<()> {
+/// `XEN_DOMCTL_scheduler_op`: a domain's weight and cap. A weight of 0 leaves the old one.
+pub fn scheduler(target: &mut Target<'_, '_>, u: &mut ctl::Arguments) -> Result<()> {
     let mut args: DomctlSchedulerOp = ctl::get(u)?;
+    target.has_answer = true;
     if args.sched_id != XEN_SCHEDULER_CREDIT2 {
         return Err(Error::Invalid);
     }
+    let share = *target.domain.share.lock();
     match args.cmd {
         XEN_DOMCTL_SCHEDOP_GETINFO => {
-            let weight = domain.vcpus().next().map_or(0, schedule::weight);
             // `struct xen_domctl_sched_credit2`: weight and cap, 16 bits each.
-            args.u[0] = u64::from(weight as u16);
+            args.u[0] = u64::from(share.weight as u16) | u64::from(share.cap as u16) << 16;
             ctl::put(u, &args);
             Ok(())
         }
-        XEN_DOMCTL_SCHEDOP_PUTINFO => Err(Error::NotSupported),
+        XEN_DOMCTL_SCHEDOP_PUTINFO => {
+            let (weight, cap) = (args.u[0] as u16, (args.u[0] >> 16) as u16);
+            let share = Share {
+                weight: if weight == 0 {
+                    share.weight
+                } else {
+                    weight.into()
+                },
+                cap: cap.into(),
+            };
+            schedule::set_share(target.domain, share)
+        }
         _ => Err(Error::Invalid),
     }
 }
