@@ -32,7 +32,7 @@ pub fn boots(name: &str, firmware: Firmware) -> Result<(), String> {
             "grown",
         ),
         ("systemctl is-active ssh", "active"),
-        ("systemctl --failed --quiet --no-legend --plain", ""),
+        ("systemctl --failed --quiet --no-legend --plain | cat", ""),
     ] {
         let answer = session.shell(command)?;
         if answer != expected {
