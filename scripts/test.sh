@@ -70,7 +70,7 @@ if [ $QEMU = 1 ]; then
         ;;
     esac
     qemu-tests/pv/build.sh
-    case " ${QEMU_ARGUMENTS[*]-} " in *--soak*) scripts/initramfs.sh debian >/dev/null ;; esac
+    case " ${QEMU_ARGUMENTS[*]-} " in *--soak*) scripts/initramfs.sh debian >/dev/null; scripts/initramfs.sh nested >/dev/null ;; esac
     say "QEMU tests"
     on_host cargo run --quiet --release -p overcast-qemu-tests -- run --jobs "$JOBS" \
         ${QEMU_ARGUMENTS[@]+"${QEMU_ARGUMENTS[@]}"} ${FILTER:+--filter "$FILTER"}
