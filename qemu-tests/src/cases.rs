@@ -1,6 +1,7 @@
 //! The tests.
 
 use crate::artefacts;
+use crate::disks;
 use crate::guest_log;
 use crate::image;
 use crate::machine::{Board, Firmware, Machine, System};
@@ -51,6 +52,10 @@ pub fn all() -> Vec<Case> {
             boots_with(n, stock()?.cpus(4).options("dom0_max_vcpus=2"), 2)
         }),
         case("shell", |n| shell_answers(n, System::Overcast)),
+        case("disk-root-1-cpu", |n| disks::root(n, 1)),
+        case("disk-root-4-cpus", |n| disks::root(n, 4)),
+        case("disk-kinds", disks::kinds),
+        case("disk-killed", disks::killed),
         case("image-bios", |n| image::boots(n, Firmware::Bios)),
         case("image-uefi", |n| image::boots(n, Firmware::Uefi)),
         case("reboot", reboots),
