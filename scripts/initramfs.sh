@@ -13,6 +13,8 @@ and prints its name.
   shell    busybox, and a shell on the console (default); with run=WORD,WORD on
            the kernel's command line it runs these words first: see scripts/init
   bench    the same with the microbenchmarks of qemu-tests/bench
+  store    the shell's with xenstore-utils, a program that asks xenstore questions
+           (qemu-tests/store), and for real Xen xenstored; run=store runs all
   net      the same as shell with drivers for Xen's and virtio network devices, iperf3 and ethtool
   disk     for a root on a disk (scripts/rootfs.sh): drivers for Xen's, virtio and
            NVMe disks, e2fsck; see scripts/init-disk
@@ -23,7 +25,7 @@ END
 
 case ${1:-shell} in
 --help | -h) usage; exit ;;
-shell | bench | net | disk | nested | debian) VARIANT=${1:-shell} ;;
+shell | bench | net | store | disk | nested | debian) VARIANT=${1:-shell} ;;
 *) usage >&2; exit 2 ;;
 esac
 OUTPUT=$CACHE/initramfs-$VARIANT.cpio.gz
@@ -31,6 +33,7 @@ mkdir -p "$CACHE"
 
 sources=("$ROOT/scripts/initramfs.sh" "$ROOT/scripts/init")
 [ "$VARIANT" != disk ] || sources+=("$ROOT/scripts/init-disk" "$KERNEL")
+[ "$VARIANT" != store ] || sources+=("$ROOT/qemu-tests/store/xs.c" "$ROOT/qemu-tests/store/store" "$KERNEL")
 [ "$VARIANT" != nested ] || sources+=("$ROOT/scripts/init-nested")
 [ "$VARIANT" != net ] || sources+=("$KERNEL")
 [ "$VARIANT" != bench ] || sources+=("$ROOT"/qemu-tests/bench/*.c)
@@ -53,7 +56,7 @@ trap 'rm -rf "$WORK"' EXIT
 pack() { (cd "$WORK/root" && find . | cpio --quiet -o -H newc -R 0:0) | gzip -1 >"$OUTPUT.new"; mv "$OUTPUT.new" "$OUTPUT"; }
 
 case $VARIANT in
-shell | bench | net)
+shell | bench | net | store)
     mkdir -p "$WORK"/root/{bin,dev,proc,sys,tmp,root}
     cp /bin/busybox "$WORK/root/bin/"
     for applet in $(/bin/busybox --list | grep -vx busybox); do ln -sf busybox "$WORK/root/bin/$applet"; done
@@ -64,6 +67,25 @@ shell | bench | net)
             gcc -O2 -Wall -static $(sed -n 's/^ \* compile: //p' "$source") \
                 -o "$WORK/root/bin/$(basename "$source" .c)" "$source"
         done
+    fi
+    if [ "$VARIANT" = store ]; then
+        gcc -O2 -Wall -static -o "$WORK/root/bin/xs" "$ROOT/qemu-tests/store/xs.c"
+        install -m755 "$ROOT/qemu-tests/store/store" "$WORK/root/bin/"
+        mkdir -p "$WORK/root/lib" "$WORK/root/run/xenstored" "$WORK"/root/var/{lib,log,run}
+        for package in $XENSTORE_PACKAGES; do
+            cp "$CACHE/$package"/usr/bin/xenstore-[!c]* "$WORK/root/bin/" 2>/dev/null || true
+            cp "$CACHE/$package"/usr/bin/xenstore-chmod "$WORK/root/bin/" 2>/dev/null || true
+            for tool in xenstored xenstore-control test-xenstore; do
+                cp --remove-destination "$CACHE/$package/usr/lib/xen-4.17/bin/$tool" "$WORK/root/bin/" 2>/dev/null || true
+            done
+            cp -a "$CACHE/$package"/usr/lib/x86_64-linux-gnu/lib*.so* "$WORK/root/lib/" 2>/dev/null || true
+        done
+        # The C library of this machine, which is not older than that of the tools.
+        for library in libc.so.6 libz.so.1 libzstd.so.1 liblzma.so.5 libbz2.so.1.0 liblzo2.so.2; do
+            cp -L "/lib/x86_64-linux-gnu/$library" "$WORK/root/lib/" 2>/dev/null || true
+        done
+        install -D /lib64/ld-linux-x86-64.so.2 "$WORK/root/lib64/ld-linux-x86-64.so.2"
+        copy_modules "$WORK/root" needed xen-privcmd xen-evtchn xen-gntdev xenfs
     fi
     if [ "$VARIANT" = net ]; then
         for program in iperf3 ethtool; do copy_program "$WORK/root" $program; done

@@ -147,9 +147,16 @@ xen() {
     mv "$XEN.new" "$XEN"
 }
 
+# Xen's own server of xenstore and its clients, which answer the same questions as ours.
+xenstore() {
+    local package
+    for package in $XENSTORE_PACKAGES; do download "$package"; done
+}
+
 mkdir -p "$CACHE"
 packages
 toolchain
 kernel
 xen
+xenstore
 say "All that is needed is here"

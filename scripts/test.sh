@@ -62,6 +62,7 @@ if [ $QEMU = 1 ]; then
     scripts/build.sh
     scripts/initramfs.sh shell >/dev/null
     scripts/initramfs.sh disk >/dev/null
+    scripts/initramfs.sh store >/dev/null
     scripts/rootfs.sh test >/dev/null
     case "image-bios image-uefi" in
     *"$FILTER"*)

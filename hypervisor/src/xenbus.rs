@@ -62,6 +62,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use overcast_core::error::{Error, Result as CoreResult};
 use overcast_core::ids::DomainId;
+use overcast_core::xenbus::{Action, backend_written, frontend_changed, may_write};
 use overcast_core::xenstore::perms::{Access, Perms};
 use spin::{Mutex, Once};
 use xen_abi::io_xenbus::*;
@@ -224,25 +225,43 @@ impl Device {
 
     /// Sets the backend's state.
     pub fn set_state(&self, state: u32) {
-        // Read before it is written: who watches it finds it as it is.
-        if self.state.swap(state, Ordering::AcqRel) == state {
+        // Changed before it is written: who watches it finds it as it is.
+        let own = self.state.swap(state, Ordering::AcqRel);
+        if own == state {
             return;
         }
         let path = format!("{}/state", self.backend_path);
-        // A directory that the tools have removed is not made again.
         let written = client().map(|client| {
-            client.transaction(|store| match store.read(&path) {
-                Ok(_) => store.write(&path, &state.to_string()),
-                Err(_) => Ok(()),
+            client.transaction(|store| match store.read_number(&path) {
+                Ok(found) if !may_write(own, found as u32, state) => Ok(false),
+                Err(Error::Invalid) | Ok(_) => {
+                    store.write(&path, &state.to_string()).map(|()| true)
+                }
+                // A directory that the tools have removed is not made again.
+                Err(_) => Ok(true),
             })
         });
-        if let Some(Err(error)) = written {
-            log::warn!("{}: its state cannot be written: {error:?}", self.name());
+        match written {
+            Some(Ok(true)) | None => {}
+            // Its event has the wish looked at.
+            Some(Ok(false)) => self.state.store(own, Ordering::Release),
+            Some(Err(error)) => {
+                log::warn!("{}: its state cannot be written: {error:?}", self.name());
+            }
         }
     }
 
     /// Says why the device cannot go on, and has it closed. In any task.
     pub fn fail(&self, failure: &Failure) {
+        self.report(failure);
+        self.failed.store(true, Ordering::Release);
+        if let Some(bus) = BUS.get() {
+            bus.task.raise();
+        }
+    }
+
+    /// Says what went wrong, in the log and in the store.
+    fn report(&self, failure: &Failure) {
         log::warn!(
             "{}: {} (errno {})",
             self.name(),
@@ -254,18 +273,15 @@ impl Device {
         let _ = store().and_then(|store| {
             store.write(&path, &format!("{} {}", failure.errno, failure.message))
         });
-        self.failed.store(true, Ordering::Release);
-        if let Some(bus) = BUS.get() {
-            bus.task.raise();
-        }
     }
 }
 
 /// A device and its backend.
 struct Instance {
     device: Arc<Device>,
-    /// Locked by the bus's task only.
-    backend: Mutex<Box<dyn Backend>>,
+    kind: Arc<dyn Kind>,
+    /// Locked by the bus's task only. `None` as long as it cannot be made.
+    backend: Mutex<Option<Box<dyn Backend>>>,
     connected: AtomicBool,
 }
 
@@ -405,7 +421,7 @@ impl Bus {
                 .collect()
         };
         for instance in failed {
-            instance.close(XENBUS_STATE_CLOSING);
+            instance.act(Action::Closing);
         }
         for _ in 0..EVENTS_A_RUN {
             let Some(event) = client.next_event() else {
@@ -517,23 +533,16 @@ impl Bus {
             state: AtomicU32::new(XENBUS_STATE_INITIALISING),
             failed: AtomicBool::new(false),
         });
-        let backend = match kind.create(&device) {
-            Ok(backend) => backend,
-            Err(failure) => {
-                device.fail(&failure);
-                device.set_state(XENBUS_STATE_CLOSED);
-                return;
-            }
-        };
         let instance = Arc::new(Instance {
             device: device.clone(),
-            backend: Mutex::new(backend),
+            kind,
+            backend: Mutex::new(None),
             connected: AtomicBool::new(false),
         });
         let key = (device.kind, domain, id);
-        self.devices.lock().insert(key, instance);
+        self.devices.lock().insert(key, instance.clone());
         log::info!("xenbus: {} is there", device.name());
-        device.set_state(XENBUS_STATE_INIT_WAIT);
+        instance.make_backend();
         let state = format!("{}/state", device.frontend_path);
         if let Err(error) = client.watch(&state, &device.name()) {
             device.fail(&Failure::new(error, "watching the frontend's state"));
@@ -557,80 +566,101 @@ impl Instance {
         self.connected.load(Ordering::Acquire)
     }
 
-    fn disconnect(&self) {
-        if self.connected.swap(false, Ordering::AcqRel) {
-            self.backend.lock().disconnect(&self.device);
+    /// Makes the backend, and waits for a frontend. What is missing may still come: it is
+    /// tried again when a node of the directory changes.
+    fn make_backend(&self) {
+        match self.kind.create(&self.device) {
+            Ok(backend) => {
+                *self.backend.lock() = Some(backend);
+                self.device.set_state(XENBUS_STATE_INIT_WAIT);
+            }
+            Err(failure) => self.device.report(&failure),
         }
     }
 
-    /// Goes to Closing or Closed.
-    fn close(&self, state: u32) {
-        self.disconnect();
-        self.device.set_state(state);
+    fn disconnect(&self) {
+        if self.connected.swap(false, Ordering::AcqRel)
+            && let Some(backend) = &mut *self.backend.lock()
+        {
+            backend.disconnect(&self.device);
+        }
     }
 
-    /// The frontend's state may have changed.
-    fn frontend_changed(&self) {
+    fn act(&self, action: Action) {
         let device = &self.device;
-        let state = device.frontend_state();
-        log::debug!(
-            "xenbus: {}: frontend {state}, backend {}",
-            device.name(),
-            device.state()
-        );
-        match state {
-            XENBUS_STATE_INITIALISING if device.state() == XENBUS_STATE_CLOSED => {
-                device.set_state(XENBUS_STATE_INIT_WAIT);
-            }
-            XENBUS_STATE_INITIALISED | XENBUS_STATE_CONNECTED
-                if !self.is_connected() && device.state() == XENBUS_STATE_INIT_WAIT =>
-            {
-                let result = self.backend.lock().connect(device);
+        match action {
+            Action::None => {}
+            Action::Wait => device.set_state(XENBUS_STATE_INIT_WAIT),
+            Action::Connect => {
+                let result = match &mut *self.backend.lock() {
+                    Some(backend) => backend.connect(device),
+                    None => return,
+                };
                 match result {
                     Ok(()) => {
                         self.connected.store(true, Ordering::Release);
                         device.set_state(XENBUS_STATE_CONNECTED);
                     }
                     Err(failure) => {
-                        device.fail(&failure);
-                        self.close(XENBUS_STATE_CLOSING);
+                        device.report(&failure);
+                        device.set_state(XENBUS_STATE_CLOSING);
                     }
                 }
             }
-            XENBUS_STATE_RECONFIGURING | XENBUS_STATE_RECONFIGURED if self.is_connected() => {
-                self.backend.lock().reconfigured(device);
+            Action::Reconfigure => {
+                if let Some(backend) = &mut *self.backend.lock() {
+                    backend.reconfigured(device);
+                }
             }
-            XENBUS_STATE_CLOSING => self.close(XENBUS_STATE_CLOSING),
-            XENBUS_STATE_CLOSED | XENBUS_STATE_UNKNOWN => self.close(XENBUS_STATE_CLOSED),
-            _ => {}
+            Action::Closing => {
+                self.disconnect();
+                device.set_state(XENBUS_STATE_CLOSING);
+            }
+            Action::Closed => {
+                self.disconnect();
+                device.set_state(XENBUS_STATE_CLOSED);
+            }
+            Action::Restart => {
+                self.disconnect();
+                if self.backend.lock().is_none() {
+                    self.make_backend();
+                } else {
+                    device.set_state(XENBUS_STATE_INIT_WAIT);
+                }
+                self.frontend_changed();
+            }
         }
+    }
+
+    /// The frontend's state may have changed.
+    fn frontend_changed(&self) {
+        let device = &self.device;
+        let (frontend, backend) = (device.frontend_state(), device.state());
+        log::debug!(
+            "xenbus: {}: frontend {frontend}, backend {backend}",
+            device.name()
+        );
+        self.act(frontend_changed(frontend, backend, self.is_connected()));
     }
 
     /// A node of the backend's directory may have changed.
     fn backend_changed(&self, key: Option<&str>) {
         let device = &self.device;
         if let Some(key) = key.filter(|&key| key != "state" && key != "online") {
-            self.backend.lock().changed(device, key);
-            return;
-        }
-        let written = device.read_number("state").map(|state| state as u32);
-        let Ok(written) = written else { return };
-        if written == device.state() {
-            return;
-        }
-        // The tools wrote it.
-        device.state.store(written, Ordering::Release);
-        match written {
-            XENBUS_STATE_CLOSING if !self.is_connected() && !device.is_online() => {
-                self.close(XENBUS_STATE_CLOSED);
+            if let Some(backend) = &mut *self.backend.lock() {
+                return backend.changed(device, key);
             }
-            XENBUS_STATE_INITIALISING => {
-                // Made anew, as after a restore: begins from the beginning.
-                self.disconnect();
-                device.set_state(XENBUS_STATE_INIT_WAIT);
-                self.frontend_changed();
-            }
-            _ => {}
+            self.make_backend();
+            return self.frontend_changed();
+        }
+        let Ok(written) = device.read_number("state") else {
+            return;
+        };
+        let written = written as u32;
+        if written != device.state() {
+            device.state.store(written, Ordering::Release);
+            let action = backend_written(written, self.is_connected(), device.is_online());
+            self.act(action);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The tests.
 
 use crate::artefacts;
+use crate::disks;
 use crate::guest_log;
 use crate::image;
 use crate::machine::{Board, Firmware, Machine, System};
@@ -51,6 +52,10 @@ pub fn all() -> Vec<Case> {
             boots_with(n, stock()?.cpus(4).options("dom0_max_vcpus=2"), 2)
         }),
         case("shell", |n| shell_answers(n, System::Overcast)),
+        case("disk-root-1-cpu", |n| disks::root(n, 1)),
+        case("disk-root-4-cpus", |n| disks::root(n, 4)),
+        case("disk-kinds", disks::kinds),
+        case("disk-killed", disks::killed),
         case("image-bios", |n| image::boots(n, Firmware::Bios)),
         case("image-uefi", |n| image::boots(n, Firmware::Uefi)),
         case("reboot", reboots),
@@ -66,6 +71,7 @@ pub fn all() -> Vec<Case> {
             };
             network::wire(n, &amount)
         }),
+        case("domains-1000", oracle::thousand_domains),
         case("fuzz", |n| fuzz(n, 1..=2, 40, false)),
         long("fuzz-long", |n| fuzz(n, 100..=115, 120, true)),
         case("reference-shell", |n| shell_answers(n, System::Xen)),
@@ -76,6 +82,7 @@ pub fn all() -> Vec<Case> {
             disk_root(n, &Machine::debian_disk(System::Bare, "fsck")?.cpus(2))
         }),
     ];
+    cases.push(case("oracle-xenstore", oracle::compare_xenstore));
     cases.extend(crate::devices::cases());
     for &group in oracle::GROUPS {
         cases.push(case(&format!("oracle-{group}"), move |n| {

@@ -6,7 +6,7 @@ use crate::machine::{Machine, System};
 use crate::session::Session;
 
 /// The groups of questions, as `pv.h` names them, but those whose answers are
-/// free (`cpuid`: the CPU policies may differ).
+/// free (`cpuid`: the CPU policies may differ) or not asked of Xen (`thousand`).
 pub const GROUPS: &[&str] = &[
     "start",
     "hypercalls",
@@ -27,6 +27,7 @@ pub const GROUPS: &[&str] = &[
     "platform",
     "multicall",
     "edges",
+    "domains",
 ];
 
 /// Answers that differ on purpose, each with the reason.
@@ -46,6 +47,53 @@ pub fn compare(name: &str, group: &str) -> Result<(), String> {
             wrong.join("\n    | ")
         ))
     }
+}
+
+/// Uses xenstore in Dom0 as Linux and Xen's tools do, and fails with what differs from what
+/// Xen's own server answers.
+pub fn compare_xenstore(name: &str) -> Result<(), String> {
+    let theirs = ask_xenstore(System::Xen, &format!("{name}-xen"), "xenstored")?;
+    let ours = ask_xenstore(System::Overcast, name, "")?;
+    let wrong = differences(&theirs, &ours, &[]);
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(format!(
+            "answers differ from xenstored's (-), {} lines:\n    | {}",
+            wrong.len(),
+            wrong.join("\n    | ")
+        ))
+    }
+}
+
+fn ask_xenstore(system: System, name: &str, server: &str) -> Result<Vec<String>, String> {
+    let words = format!("run=store,dmesg,poweroff {server}");
+    let mut machine = Machine::linux(system, "store", &words)?
+        .cpus(2)
+        .cpu("max,-smap,-smep");
+    machine.options = "console=com1 dom0_mem=512M".to_owned();
+    let mut session = Session::start(&machine, name)?;
+    session.wait_for("xs: done")?;
+    session.wait_for("init: store done")?;
+    session.wait_for("init: dmesg checked")?;
+    session.wait_exit()?;
+    let answers = answers(session.text());
+    // Were it less, it would compare nothing with nothing.
+    if answers.len() < 200 {
+        return Err(session.failure(&format!("{} answers only", answers.len())));
+    }
+    Ok(answers)
+}
+
+/// Makes a thousand domains and destroys them: all memory is free again.
+pub fn thousand_domains(name: &str) -> Result<(), String> {
+    let answers = ask(System::Overcast, name, "thousand")?;
+    for wanted in ["made 1000, gone 1", "all memory is free again 1"] {
+        if !answers.iter().any(|answer| answer.contains(wanted)) {
+            return Err(format!("not {wanted:?}, but {answers:?}"));
+        }
+    }
+    Ok(())
 }
 
 fn ask(system: System, name: &str, group: &str) -> Result<Vec<String>, String> {

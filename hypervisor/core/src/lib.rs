@@ -49,4 +49,5 @@ pub mod switch;
 pub mod timer;
 pub mod topology;
 pub mod vdisk;
+pub mod xenbus;
 pub mod xenstore;

@@ -3,8 +3,8 @@
 //!
 //! The library does all of xz; but unpacking is the longest part of a boot, and
 //! when the whole output is one buffer there needs to be no window beside it, so
-//! this takes a third of the time and no memory. Whatever it does not know
-//! or finds wrong is left to the library.
+//! this takes two thirds of the time and no memory. Whatever it does not
+//! know or finds wrong is left to the library.
 //!
 //! Format: <https://tukaani.org/xz/xz-file-format.txt>, and the LZMA specification
 //! of the LZMA SDK.

@@ -29,6 +29,8 @@
 
 mod control;
 pub mod domains;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 pub mod ops;
 pub mod path;
 pub mod perms;

@@ -337,3 +337,11 @@ impl<H: Host> Store<H> {
         })
     }
 }
+
+#[cfg(test)]
+impl<H> Store<H> {
+    /// Whether there is no watch at all.
+    pub(super) fn watches_are_empty(&self) -> bool {
+        self.watches.by_path.is_empty()
+    }
+}
