@@ -16,13 +16,14 @@ and prints its name.
   net      the same as shell with drivers for Xen's and virtio network devices, iperf3 and ethtool
   disk     for a root on a disk (scripts/rootfs.sh): drivers for Xen's, virtio and
            NVMe disks, e2fsck; see scripts/init-disk
+  nested   Linux's KVM for AMD and QEMU, to run a machine within a machine
   debian   a Debian 12 userland with systemd, gcc and stress-ng (as root; 150 MB)
 END
 }
 
 case ${1:-shell} in
 --help | -h) usage; exit ;;
-shell | bench | net | disk | debian) VARIANT=${1:-shell} ;;
+shell | bench | net | disk | nested | debian) VARIANT=${1:-shell} ;;
 *) usage >&2; exit 2 ;;
 esac
 OUTPUT=$CACHE/initramfs-$VARIANT.cpio.gz
@@ -30,6 +31,7 @@ mkdir -p "$CACHE"
 
 sources=("$ROOT/scripts/initramfs.sh" "$ROOT/scripts/init")
 [ "$VARIANT" != disk ] || sources+=("$ROOT/scripts/init-disk" "$KERNEL")
+[ "$VARIANT" != nested ] || sources+=("$ROOT/scripts/init-nested")
 [ "$VARIANT" != net ] || sources+=("$KERNEL")
 [ "$VARIANT" != bench ] || sources+=("$ROOT"/qemu-tests/bench/*.c)
 fresh=1
@@ -77,6 +79,25 @@ disk)
     copy_program "$WORK/root" e2fsck # busybox has none
     copy_modules "$WORK/root" needed xen-blkfront xen-netfront virtio_pci virtio_mmio virtio_blk virtio_net \
         nvme ext4 crc32c_generic
+    pack
+    ;;
+nested)
+    root=$WORK/root
+    mkdir -p "$root"/{bin,dev,proc,sys,tmp,modules,share}
+    cp /bin/busybox "$root/bin/"
+    for applet in $(/bin/busybox --list | grep -vx busybox); do ln -sf busybox "$root/bin/$applet"; done
+    install -m755 "$ROOT/scripts/init-nested" "$root/init"
+    for module in irqbypass ccp kvm kvm-amd; do
+        find "$CACHE"/linux-image-*/lib/modules -name "$module.ko" -exec cp {} "$root/modules/" \;
+    done
+    qemu=$(command -v qemu-system-x86_64)
+    cp "$qemu" "$root/bin/"
+    ldd "$qemu" | grep -o '/[^ ]*' | while read -r library; do
+        install -D "$(readlink -f "$library")" "$root$library"
+    done
+    for file in bios-256k.bin kvmvapic.bin linuxboot_dma.bin multiboot_dma.bin multiboot.bin pvh.bin; do
+        cp -L "$(find -L /usr/share/qemu /usr/share/seabios -name $file | head -1)" "$root/share/"
+    done
     pack
     ;;
 debian)

@@ -5,6 +5,7 @@ set -euo pipefail
 
 MEMORY=1024 CPUS=2 CPU=max MACHINE=q35 LAYER=tcg SYSTEM=overcast
 DOM0_KERNEL= DOM0_INITRD= VARIANT=shell APPEND= OPTIONS= GDB=0 ICOUNT=0 BUILD_FIRST=1 DRY=0
+DISK= UEFI=0
 EXTRA=()
 
 usage() {
@@ -31,6 +32,13 @@ The guest
   --append WORDS      added to the kernel's command line
   --options WORDS     added to the hypervisor's, e.g. "dom0_mem=512M loglvl=all"
 
+The cloud image
+  --image             boot the disk image that scripts/image.sh makes (made when missing),
+                      log in as root with the password "overcast", or by ssh -p 2222
+                      root@127.0.0.1 with your key. What it writes is forgotten
+  --disk FILE         the same with another raw or qcow2 image
+  --uefi              by UEFI (OVMF), not by BIOS (SeaBIOS)
+
 Instead of Overcast
   --xen               the same guest on real Xen 4.17, to compare
   --bare              the same kernel on the machine itself
@@ -54,6 +62,9 @@ while [ $# -gt 0 ]; do
     --debian) VARIANT=debian ;;
     --append) value "$@"; APPEND="$APPEND $2"; shift ;;
     --options) value "$@"; OPTIONS="$OPTIONS $2"; shift ;;
+    --image) DISK=$BUILD/overcast-image.qcow2 ;;
+    --disk) value "$@"; DISK=$2; shift ;;
+    --uefi) UEFI=1 ;;
     --gdb) GDB=1 ;;
     --icount) ICOUNT=1 ;;
     --xen) SYSTEM=xen ;;
@@ -68,6 +79,38 @@ while [ $# -gt 0 ]; do
 done
 case $MACHINE in q35 | pc | microvm) ;; *) die "--machine is q35, pc or microvm" ;; esac
 case $LAYER in tcg) ;; *) die "--first-layer can only be tcg by now" ;; esac
+
+# The image boots by itself: a disk, a network, and a second disk with what a cloud's
+# metadata would say.
+if [ -n "$DISK" ]; then
+    [ "$SYSTEM$MACHINE" != overcastmicrovm ] || die "microvm boots from no disk"
+    [ -z "$DOM0_KERNEL$DOM0_INITRD$APPEND$OPTIONS" ] || die "the image has its own kernel and options"
+    "$ROOT/scripts/setup.sh" --image
+    [ -e "$DISK" ] || "$ROOT/scripts/image.sh" >&2
+    seed=$BUILD/run-seed.img
+    keys=()
+    for key in "$HOME"/.ssh/*.pub; do [ ! -r "$key" ] || keys+=("$key"); done
+    "$ROOT/scripts/seed.sh" "$seed" overcast overcast ${keys[@]+"${keys[@]}"}
+    case $DISK in *.qcow2) format=qcow2 ;; *) format=raw ;; esac
+    arguments=(-accel tcg -cpu "$CPU" -smp "$CPUS" -m "$MEMORY" -machine "$MACHINE" -vga none
+        -display none -serial mon:stdio -no-reboot
+        -drive "file=$DISK,format=$format,if=virtio,snapshot=on" -drive "file=$seed,format=raw,if=virtio"
+        -netdev user,id=net,hostfwd=tcp:127.0.0.1:2222-:22 -device virtio-net-pci,netdev=net,romfile=)
+    [ $ICOUNT = 0 ] || arguments+=(-icount shift=0,sleep=off)
+    if [ $UEFI = 1 ]; then
+        cp /usr/share/OVMF/OVMF_VARS_4M.fd "$BUILD/run-vars.fd"
+        arguments+=(-drive if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd
+            -drive "if=pflash,format=raw,file=$BUILD/run-vars.fd")
+    fi
+    arguments+=(${EXTRA[@]+"${EXTRA[@]}"})
+    if [ $DRY = 1 ]; then
+        printf '%q ' qemu-system-x86_64 "${arguments[@]}"; echo
+        exit
+    fi
+    say "CTRL-a x ends QEMU"
+    exec qemu-system-x86_64 "${arguments[@]}"
+fi
+[ $UEFI = 0 ] || die "--uefi goes with --image"
 
 if [ $VARIANT = debian ]; then "$ROOT/scripts/setup.sh" --debian; else "$ROOT/scripts/setup.sh"; fi
 [ -n "$DOM0_KERNEL" ] || DOM0_KERNEL=$KERNEL

@@ -33,7 +33,7 @@ while [ $# -gt 0 ]; do
 done
 cd "$ROOT"
 
-if [ $QEMU = 1 ]; then scripts/setup.sh --debian; else scripts/setup.sh; fi
+if [ $QEMU = 1 ]; then scripts/setup.sh --debian --image; else scripts/setup.sh; fi
 
 TARGET=x86_64-unknown-none
 # build-std is for the hypervisor's target alone.
@@ -63,8 +63,14 @@ if [ $QEMU = 1 ]; then
     scripts/initramfs.sh shell >/dev/null
     scripts/initramfs.sh disk >/dev/null
     scripts/rootfs.sh test >/dev/null
+    case "image-bios image-uefi" in
+    *"$FILTER"*)
+        scripts/image.sh --raw-only >/dev/null
+        scripts/seed.sh build/tests/seed.img seeded secret
+        ;;
+    esac
     qemu-tests/pv/build.sh
-    case " ${QEMU_ARGUMENTS[*]-} " in *--soak*) scripts/initramfs.sh debian >/dev/null ;; esac
+    case " ${QEMU_ARGUMENTS[*]-} " in *--soak*) scripts/initramfs.sh debian >/dev/null; scripts/initramfs.sh nested >/dev/null ;; esac
     say "QEMU tests"
     on_host cargo run --quiet --release -p overcast-qemu-tests -- run --jobs "$JOBS" \
         ${QEMU_ARGUMENTS[@]+"${QEMU_ARGUMENTS[@]}"} ${FILTER:+--filter "$FILTER"}

@@ -113,6 +113,22 @@ pub enum Command {
         #[command(subcommand)]
         command: StoreCommand,
     },
+    /// Set this machine up as its cloud says: host name, ssh keys, user data
+    ///
+    /// The cloud image runs this at each boot. It acts once for each instance: a copy of a disk
+    /// becomes a machine of its own. Sources are disks labelled cidata (NoCloud) or config-2
+    /// (ConfigDrive), and the metadata services of EC2, GCE, Azure and OpenStack.
+    FirstBoot {
+        /// How long to look for a metadata service, seconds
+        #[arg(long, default_value_t = 30)]
+        wait: u64,
+        /// The metadata service's address, instead of the link-local one of clouds
+        #[arg(long, value_name = "URL", hide = true)]
+        metadata: Option<String>,
+        /// Change the files below this directory, not this machine
+        #[arg(long, default_value = "/", hide = true)]
+        root: std::path::PathBuf,
+    },
     /// Print completions for a shell
     Completions {
         /// Which shell

@@ -9,6 +9,7 @@ mod cli;
 mod commands;
 mod control;
 mod error;
+mod first_boot;
 mod privcmd;
 mod store;
 

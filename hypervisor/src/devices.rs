@@ -348,7 +348,7 @@ impl Registry {
         let error = |error: Error| format!("{error:?}");
         // SAFETY: each function is taken once, by this driver.
         let transport = unsafe { virtio::open(function, &MACHINE) }.map_err(virtio_error)?;
-        let place = format!("{function}: {}", transport.describe());
+        let place = format!("{}, PCI {}", transport.describe(), function.address);
         match kind {
             DeviceKind::Block => {
                 let device = VirtioBlock::new(transport, &MACHINE).map_err(virtio_error)?;

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use overcast_core::addr::{Mfn, Pfn};
+use overcast_core::addr::{Mfn, PAGE_SIZE, Pfn};
 use overcast_core::builder::elf::Kernel;
 use overcast_core::builder::image::{Compression, KernelImage};
 use overcast_core::builder::layout::{self, Layout};
@@ -13,7 +13,7 @@ use overcast_core::error::Error;
 use overcast_core::event::EventChannels;
 use overcast_core::ids::{CpuSet, DomainId, EventPort, VcpuId};
 use overcast_core::machine::{Memory, Preempt};
-use overcast_core::mm::{Mm, MmConfig};
+use overcast_core::mm::{Mm, MmConfig, MmHost};
 use overcast_core::topology::Topology;
 use xen_abi::arch_x86::{FLAT_RING3_CS64, FLAT_RING3_SS64, XEN_LEGACY_MAX_VCPUS};
 
@@ -130,6 +130,27 @@ fn init_mm() {
         legacy_substitute: host::allocate(0, None).map(|(mfn, _)| mfn),
     };
     host::set_mm(Mm::new(Host, config));
+    show_machphys();
+}
+
+/// Lets control domains map the machine-to-phys table, read-only, as frames of `DOMID_XEN`.
+fn show_machphys() {
+    let Some(owner) = mm().domain(DomainId::XEN) else {
+        return;
+    };
+    let bytes = Host.end_mfn().0 * 8;
+    for offset in (0..bytes).step_by(PAGE_SIZE) {
+        let Some(mfn) = memory::m2p_frame(offset) else {
+            continue;
+        };
+        if let Some(info) = Host.frame_infos().get(mfn.0 as usize)
+            && info.count_word().owner().is_none()
+        {
+            info.mark_ram();
+            // Where there is no RAM, the table shows one page again and again.
+            let _ = mm().share_page(&owner, mfn, false);
+        }
+    }
 }
 
 /// Makes Dom0 from the boot modules. Whatever is wrong ends the boot with a message.
@@ -295,7 +316,9 @@ pub fn create() -> Arc<Domain> {
 /// Dom0's command line: the module's, and what follows `--` of the hypervisor's.
 ///
 /// A Linux kernel that finds no firmware tables complains of a bug in them, so
-/// it is told that there are none (Xen itself does so where it uses no ACPI).
+/// it is told that there are none (Xen itself does so where it uses no ACPI). And
+/// it waits a second for a real-time clock that does not answer, so it is told not
+/// to look for it.
 fn command_line(module: &str, linux: bool) -> alloc::string::String {
     let extra = start::boot_info().dom0_extra();
     let mut line = alloc::string::String::from(module);
@@ -317,6 +340,9 @@ fn command_line(module: &str, linux: bool) -> alloc::string::String {
             line.push(' ');
         }
         line.push_str("acpi=off");
+    }
+    if linux {
+        line.push_str(" initcall_blacklist=cmos_init");
     }
     line
 }

@@ -10,7 +10,7 @@ use overcast_core::error::{Error, Result};
 use xen_abi::xen::GuestHandle;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-use crate::arch::entry::guest_copy;
+use crate::arch::entry::{guest_copy, guest_pair};
 
 /// Copies bytes from the guest. EFAULT if any of them cannot be read.
 pub fn read_bytes(from: GuestVirtual, to: &mut [u8]) -> Result<()> {
@@ -24,6 +24,16 @@ pub fn read_bytes(from: GuestVirtual, to: &mut [u8]) -> Result<()> {
     }
 }
 
+/// Reads sixteen bytes, as little-endian words; `None` if any of them cannot be read.
+#[inline]
+pub fn read_pair(from: GuestVirtual) -> Option<[u64; 2]> {
+    if !from.access_ok(16) {
+        return None;
+    }
+    // SAFETY: `from` lies outside the hypervisor's range.
+    unsafe { guest_pair(from.0) }
+}
+
 /// Copies bytes from the guest up to the first that cannot be read; gives how many.
 pub fn read_some(from: GuestVirtual, to: &mut [u8]) -> usize {
     if !from.access_ok(to.len() as u64) {
@@ -31,6 +41,9 @@ pub fn read_some(from: GuestVirtual, to: &mut [u8]) -> usize {
     }
     // SAFETY: as in `read_bytes`.
     let left = unsafe { guest_copy(to.as_mut_ptr() as u64, from.0, to.len()) };
+    if left == 0 {
+        return to.len();
+    }
     let done = to.len() - left;
     // A fault may have come in the middle of a word: its first bytes can be read.
     let last = left.min(7);
@@ -134,14 +147,22 @@ pub fn read_items<T: FromBytes + IntoBytes + FromZeros>(
 
 /// Reads items of an array behind a handle up to the first that cannot be read;
 /// gives those that were.
-pub fn read_prefix<T: FromBytes + IntoBytes + FromZeros>(
+pub fn read_prefix<T: FromBytes>(
     handle: GuestHandle,
     index: u64,
-    to: &mut [T],
+    to: &mut [MaybeUninit<T>],
 ) -> &[T] {
     let Ok(from) = item::<T>(handle, index) else {
         return &[];
     };
-    let got = read_some(from, to.as_mut_bytes());
-    &to[..got / size_of::<T>()]
+    let (bytes, len) = (to.as_mut_ptr() as u64, size_of_val(to));
+    if !from.access_ok(len as u64) {
+        return &[];
+    }
+    // SAFETY: the destination has `len` bytes, `from` lies outside the hypervisor's range.
+    let left = unsafe { guest_copy(bytes, from.0, len) };
+    // Words in which a fault came were not written.
+    let got = (len - left) / size_of::<T>();
+    // SAFETY: the first `got` items were written, and T takes any bytes.
+    unsafe { core::slice::from_raw_parts(to.as_ptr().cast(), got) }
 }

@@ -62,6 +62,7 @@ fn frame_infos() -> &'static [FrameInfo] {
 }
 
 impl Memory for Host {
+    #[inline]
     fn frame(&self, mfn: Mfn) -> Option<&Frame> {
         Machine.frame(mfn)
     }
@@ -126,6 +127,10 @@ impl MmHost for Host {
         if let Err(error) = memory::heap().free(mfn, order, stamp) {
             log::error!("frames from {mfn} on (order {order}) cannot be freed: {error:?}");
         }
+    }
+
+    fn machphys_entry(&self) -> u64 {
+        paging::hypervisor_slot(0)
     }
 
     fn pages_gone(&self, _domain: DomainId) {

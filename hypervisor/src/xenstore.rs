@@ -228,6 +228,7 @@ pub fn connect_dom0(mfn: Mfn, port: EventPort) -> Result<()> {
             ("/tool/xenstored/domid", domid.as_str()),
             ("/local/domain/0/domid", "0"),
             ("/local/domain/0/name", "Domain-0"),
+            ("/local/pool/0/name", "Pool-0"),
         ]
         .iter()
         .try_for_each(|(path, value)| store.write(client, 0, path, value));

@@ -56,6 +56,31 @@ pub fn root_disk() -> Result<PathBuf, String> {
     )
 }
 
+/// The disk image for clouds. Machines share it, as they do [`root_disk`].
+pub fn image() -> Result<PathBuf, String> {
+    existing(
+        root().join("build/overcast-image.raw"),
+        "scripts/image.sh makes it",
+    )
+}
+
+/// The disk with a cloud's metadata: host name `seeded`, root's password `secret`.
+pub fn seed() -> Result<PathBuf, String> {
+    existing(
+        root().join("build/tests/seed.img"),
+        "scripts/seed.sh build/tests/seed.img seeded secret makes it",
+    )
+}
+
+/// OVMF: UEFI in two flash memories, the code and its variables.
+pub fn ovmf() -> Result<[PathBuf; 2], String> {
+    let file = |name: &str| {
+        let path = Path::new("/usr/share/OVMF").join(name);
+        existing(path, "Debian's package ovmf has it")
+    };
+    Ok([file("OVMF_CODE_4M.fd")?, file("OVMF_VARS_4M.fd")?])
+}
+
 /// The PV kernel that asks questions.
 pub fn probe() -> Result<PathBuf, String> {
     existing(

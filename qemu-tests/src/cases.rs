@@ -1,8 +1,11 @@
 //! The tests.
 
 use crate::artefacts;
+use crate::disks;
 use crate::guest_log;
-use crate::machine::{Board, Machine, System};
+use crate::image;
+use crate::machine::{Board, Firmware, Machine, System};
+use crate::nested;
 use crate::network::{self, Amount};
 use crate::oracle;
 use crate::session::Session;
@@ -21,7 +24,10 @@ pub struct Case {
     pub run: Run,
 }
 
-fn case(name: &str, run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Case {
+pub(crate) fn case(
+    name: &str,
+    run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static,
+) -> Case {
     Case {
         name: name.to_owned(),
         soak: false,
@@ -46,6 +52,12 @@ pub fn all() -> Vec<Case> {
             boots_with(n, stock()?.cpus(4).options("dom0_max_vcpus=2"), 2)
         }),
         case("shell", |n| shell_answers(n, System::Overcast)),
+        case("disk-root-1-cpu", |n| disks::root(n, 1)),
+        case("disk-root-4-cpus", |n| disks::root(n, 4)),
+        case("disk-kinds", disks::kinds),
+        case("disk-killed", disks::killed),
+        case("image-bios", |n| image::boots(n, Firmware::Bios)),
+        case("image-uefi", |n| image::boots(n, Firmware::Uefi)),
         case("reboot", reboots),
         case("noreboot", noreboot),
         case("crash", crashes),
@@ -59,6 +71,7 @@ pub fn all() -> Vec<Case> {
             };
             network::wire(n, &amount)
         }),
+        case("domains-1000", oracle::thousand_domains),
         case("fuzz", |n| fuzz(n, 1..=2, 40, false)),
         long("fuzz-long", |n| fuzz(n, 100..=115, 120, true)),
         case("reference-shell", |n| shell_answers(n, System::Xen)),
@@ -69,6 +82,7 @@ pub fn all() -> Vec<Case> {
             disk_root(n, &Machine::debian_disk(System::Bare, "fsck")?.cpus(2))
         }),
     ];
+    cases.extend(crate::devices::cases());
     for &group in oracle::GROUPS {
         cases.push(case(&format!("oracle-{group}"), move |n| {
             oracle::compare(n, group)
@@ -160,6 +174,13 @@ pub fn all() -> Vec<Case> {
             }));
         }
     }
+    // What QEMU's emulated machine has not got: KVM's clock, the TSC-deadline timer, x2APIC.
+    cases.push(long("nested-kvm", |n| {
+        nested::kvm(n, "host", 2, &["x2APIC", "TSC deadline", "KVM clock"])
+    }));
+    cases.push(long("nested-kvm-no-x2apic", |n| {
+        nested::kvm(n, "host,-x2apic,-tsc-deadline", 2, &["xAPIC, one-shot"])
+    }));
     for (name, system) in [("xen", System::Xen), ("bare", System::Bare)] {
         let name = format!("soak-debian-reference-{name}");
         cases.push(long(&name, move |n| soak::debian(n, system, "qemu64", 2)));

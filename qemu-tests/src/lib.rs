@@ -6,6 +6,9 @@
 //! - [`session`]: a running machine
 //! - [`guest_log`]: what must not be in a guest's log
 //! - [`cases`]: the tests
+//! - [`disks`]: tests of Dom0's disks
+//! - [`image`]: the disk image for clouds
+//! - [`nested`]: machines within machines
 //! - [`oracle`]: the same questions to real Xen and to Overcast
 //! - [`runner`]: runs cases, some at a time
 //! - [`soak`]: a userland under stress for minutes
@@ -18,8 +21,12 @@
 pub mod artefacts;
 pub mod bench;
 pub mod cases;
+pub mod devices;
+pub mod disks;
 pub mod guest_log;
+pub mod image;
 pub mod machine;
+pub mod nested;
 pub mod network;
 pub mod oracle;
 pub mod runner;

@@ -37,6 +37,15 @@ pub enum Board {
     Microvm,
 }
 
+/// What a machine that boots from its disk boots by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Firmware {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF.
+    Uefi,
+}
+
 /// A machine, to be started with [`crate::session::Session::start`].
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -58,6 +67,9 @@ pub struct Machine {
     pub options: String,
     /// The guest's kernel, and then its other modules: a path with arguments each.
     pub modules: Vec<(PathBuf, String)>,
+    /// Boot from a disk by this firmware; the system, its options and modules are
+    /// then the disk's matter.
+    pub firmware: Option<Firmware>,
     /// More arguments for QEMU.
     pub extra: Vec<String>,
 }
@@ -80,6 +92,7 @@ impl Machine {
             icount: false,
             options: "console=com1 loglvl=all guest_loglvl=all".to_owned(),
             modules: Vec::new(),
+            firmware: None,
             extra: Vec::new(),
         }
     }
@@ -113,6 +126,47 @@ impl Machine {
             "-drive".to_owned(),
             format!("file={},format=raw,if=virtio,snapshot=on", disk.display()),
         ]);
+        Ok(machine)
+    }
+
+    /// A machine that boots the disk image for clouds, on a disk larger than the image
+    /// was made for, with a second disk of metadata. What it writes is under
+    /// `build/tests`, named for the test.
+    pub fn cloud_image(firmware: Firmware, name: &str) -> Result<Self, String> {
+        let mut machine = Self::empty(System::Overcast).cpus(2);
+        machine.firmware = Some(firmware);
+        let image = artefacts::image()?;
+        let disk = artefacts::made(&format!("{name}.qcow2"), &[])?;
+        let made = Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+            .args([&image, &disk])
+            .arg("3G")
+            .status()
+            .map_err(|e| format!("qemu-img cannot be started: {e}"))?;
+        if !made.success() {
+            return Err(format!("qemu-img: {made}"));
+        }
+        machine.extra.extend([
+            "-drive".to_owned(),
+            format!("file={},if=virtio", disk.display()),
+            "-drive".to_owned(),
+            format!(
+                "file={},format=raw,if=virtio,snapshot=on",
+                artefacts::seed()?.display()
+            ),
+        ]);
+        if firmware == Firmware::Uefi {
+            let [code, variables] = artefacts::ovmf()?;
+            machine.extra.extend([
+                "-drive".to_owned(),
+                format!("if=pflash,format=raw,readonly=on,file={}", code.display()),
+                "-drive".to_owned(),
+                format!(
+                    "if=pflash,format=raw,snapshot=on,file={}",
+                    variables.display()
+                ),
+            ]);
+        }
         Ok(machine)
     }
 
@@ -174,6 +228,10 @@ impl Machine {
         }
         if self.icount {
             command.args(["-icount", "shift=0,sleep=off"]);
+        }
+        if self.firmware.is_some() {
+            command.args(&self.extra);
+            return Ok(command);
         }
         match self.system {
             System::Bare => {

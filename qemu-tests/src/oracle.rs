@@ -6,7 +6,7 @@ use crate::machine::{Machine, System};
 use crate::session::Session;
 
 /// The groups of questions, as `pv.h` names them, but those whose answers are
-/// free (`cpuid`: the CPU policies may differ).
+/// free (`cpuid`: the CPU policies may differ) or not asked of Xen (`thousand`).
 pub const GROUPS: &[&str] = &[
     "start",
     "hypercalls",
@@ -27,6 +27,7 @@ pub const GROUPS: &[&str] = &[
     "platform",
     "multicall",
     "edges",
+    "domains",
 ];
 
 /// Answers that differ on purpose, each with the reason.
@@ -46,6 +47,17 @@ pub fn compare(name: &str, group: &str) -> Result<(), String> {
             wrong.join("\n    | ")
         ))
     }
+}
+
+/// Makes a thousand domains and destroys them: all memory is free again.
+pub fn thousand_domains(name: &str) -> Result<(), String> {
+    let answers = ask(System::Overcast, name, "thousand")?;
+    for wanted in ["made 1000, gone 1", "all memory is free again 1"] {
+        if !answers.iter().any(|answer| answer.contains(wanted)) {
+            return Err(format!("not {wanted:?}, but {answers:?}"));
+        }
+    }
+    Ok(())
 }
 
 fn ask(system: System, name: &str, group: &str) -> Result<Vec<String>, String> {

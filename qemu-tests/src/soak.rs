@@ -68,7 +68,9 @@ const COMPILE: &str = "(mkdir -p /tmp/c; cd /tmp/c; \
 ///
 /// The first thing that went wrong, with the last that the machine said.
 pub fn debian(name: &str, system: System, cpu: &str, cpus: u32) -> Result<(), String> {
-    let machine = Machine::linux(system, "debian", "")?
+    // A slow host must not make systemd give up.
+    let patience = "systemd.default_device_timeout_sec=3600 systemd.default_timeout_start_sec=3600";
+    let machine = Machine::linux(system, "debian", patience)?
         .cpus(cpus)
         .cpu(cpu)
         .memory(4096);

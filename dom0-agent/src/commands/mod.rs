@@ -6,6 +6,7 @@ mod store;
 mod vcpu;
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use clap::CommandFactory;
 use serde::Serialize;
@@ -13,6 +14,7 @@ use serde::Serialize;
 use crate::cli::{Cli, Command};
 use crate::control::{Control, DomainInfo};
 use crate::error::{Error, Result};
+use crate::first_boot;
 use crate::store::Store;
 
 /// Carries out a command line.
@@ -45,6 +47,11 @@ pub fn run(cli: Cli) -> Result<()> {
             cap,
         } => vcpu::sched(domain.as_deref(), weight, cap, json),
         Command::Store { command } => store::run(command, json),
+        Command::FirstBoot {
+            wait,
+            metadata,
+            root,
+        } => first_boot::run(&root, metadata.as_deref(), Duration::from_secs(wait)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "overcast", &mut io::stdout());
             Ok(())

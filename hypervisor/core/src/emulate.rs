@@ -285,6 +285,82 @@ fn decode(bytes: &[u8], registers: &Registers) -> Result<Instruction, NotDecoded
 /// only for the same bytes at the same address.
 pub struct DecodeCache {
     entries: [Option<Cached>; CACHE_ENTRIES],
+    register_writes: [Option<CachedWrite>; CACHE_ENTRIES],
+}
+
+/// MOV or XCHG of a whole 64-bit register with memory, at an address that is
+/// one register and a displacement: how page tables are mostly written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RegisterWrite {
+    /// Number of the register that holds the address ([`gpr`]).
+    pub base: u8,
+    /// What is added to it.
+    pub displacement: u64,
+    /// Number of the register that is written, or exchanged.
+    pub register: u8,
+    /// XCHG.
+    pub exchange: bool,
+    /// In bytes.
+    pub length: u8,
+}
+
+impl RegisterWrite {
+    /// The instruction in this form, if it is one.
+    fn of(instruction: &Instruction) -> Option<Self> {
+        let exchange = match instruction.mnemonic() {
+            Mnemonic::Mov => false,
+            Mnemonic::Xchg => true,
+            _ => return None,
+        };
+        let whole = |register: Register| match locate(register) {
+            Some((number, Width::Qword, _)) => Some(number as u8),
+            _ => None,
+        };
+        let plain = instruction.op0_kind() == OpKind::Memory
+            && instruction.op1_kind() == OpKind::Register
+            && instruction.memory_index() == Register::None
+            && !matches!(instruction.memory_segment(), Register::FS | Register::GS);
+        if !plain {
+            return None;
+        }
+        Some(Self {
+            base: whole(instruction.memory_base())?,
+            displacement: instruction.memory_displacement64(),
+            register: whole(instruction.op1_register())?,
+            exchange,
+            length: instruction.len() as u8,
+        })
+    }
+}
+
+/// A [`RegisterWrite`] of 64-bit code, with its place and its bytes.
+#[derive(Clone, Copy)]
+struct CachedWrite {
+    rip: u64,
+    bytes: [u64; 2],
+    mask: [u64; 2],
+    write: RegisterWrite,
+}
+
+impl CachedWrite {
+    fn new(rip: u64, bytes: &[u8], write: RegisterWrite) -> Option<Self> {
+        let mut code = [0; 16];
+        let mut mask = [0; 16];
+        let length = usize::from(write.length);
+        code.get_mut(..length)?
+            .copy_from_slice(bytes.get(..length)?);
+        mask.get_mut(..length)?.fill(0xff);
+        let words = |from: [u8; 16]| {
+            let whole = u128::from_le_bytes(from);
+            [whole as u64, (whole >> 64) as u64]
+        };
+        Some(Self {
+            rip,
+            bytes: words(code),
+            mask: words(mask),
+            write,
+        })
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -301,15 +377,33 @@ impl Default for DecodeCache {
     fn default() -> Self {
         Self {
             entries: [None; CACHE_ENTRIES],
+            register_writes: [None; CACHE_ENTRIES],
         }
     }
 }
 
+/// Where an instruction is in a cache.
+fn cache_slot(rip: u64) -> usize {
+    // Neighbouring places differ in some of these bits.
+    (rip ^ rip >> 4 ^ rip >> 8) as usize % CACHE_ENTRIES
+}
+
 impl DecodeCache {
+    /// The instruction at `rip` in 64-bit code, if it was decoded before with the
+    /// same bytes (little endian, 16 of them) and is a [`RegisterWrite`].
+    #[inline]
+    pub fn register_write(&self, rip: u64, bytes: [u64; 2]) -> Option<RegisterWrite> {
+        let cached = self.register_writes[cache_slot(rip)].as_ref()?;
+        let [low, high] = cached.bytes;
+        let [low_mask, high_mask] = cached.mask;
+        let same = cached.rip == rip
+            && (bytes[0] ^ low) & low_mask == 0
+            && (bytes[1] ^ high) & high_mask == 0;
+        same.then_some(cached.write)
+    }
+
     fn decode(&mut self, bytes: &[u8], registers: &Registers) -> Result<&Instruction, NotDecoded> {
-        // Neighbouring places differ in some of these bits.
-        let hash = registers.rip ^ registers.rip >> 4 ^ registers.rip >> 8;
-        let slot = &mut self.entries[hash as usize % CACHE_ENTRIES];
+        let slot = &mut self.entries[cache_slot(registers.rip)];
         let hit = slot.as_ref().is_some_and(|cached| {
             cached.rip == registers.rip
                 && cached.mode == registers.mode
@@ -360,7 +454,16 @@ impl DecodeCache {
         bytes: &[u8],
         registers: &Registers,
     ) -> Result<MemoryWrite, NotDecoded> {
-        write::describe(self.decode(bytes, registers)?, registers).ok_or(NotDecoded::NotEmulated)
+        let instruction = self.decode(bytes, registers)?;
+        let quick = RegisterWrite::of(instruction);
+        let described = write::describe(instruction, registers).ok_or(NotDecoded::NotEmulated)?;
+        if registers.mode == CodeMode::Long
+            && let Some(write) = quick
+        {
+            self.register_writes[cache_slot(registers.rip)] =
+                CachedWrite::new(registers.rip, bytes, write);
+        }
+        Ok(described)
     }
 }
 

@@ -20,7 +20,7 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "model"))]
 extern crate std;
 
 pub mod addr;
@@ -35,6 +35,8 @@ pub mod emulate;
 pub mod error;
 pub mod event;
 pub mod first_layer;
+#[cfg(any(test, feature = "model"))]
+pub mod fuzz;
 pub mod grant;
 pub mod heap;
 pub mod ids;

@@ -37,6 +37,22 @@ impl Frame {
         self.0[index].store(value, Ordering::Release);
     }
 
+    /// Whether any of the eight words from `8 * group` on (groups 0 to 63) has any
+    /// of the bits. Panics beyond.
+    #[inline]
+    pub fn group_has(&self, group: usize, bits: u64) -> bool {
+        let (groups, _) = self.0.as_chunks::<8>();
+        let any = groups[group]
+            .iter()
+            .fold(0, |any, word| any | word.load(Ordering::Acquire));
+        any & bits != 0
+    }
+
+    /// Writes the word at `index`; gives what was there.
+    pub fn swap(&self, index: usize, value: u64) -> u64 {
+        self.0[index].swap(value, Ordering::AcqRel)
+    }
+
     /// Changes the word at `index` from `old` to `new`; on failure gives what is there.
     pub fn compare_exchange(&self, index: usize, old: u64, new: u64) -> Result<u64, u64> {
         self.0[index].compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
@@ -126,6 +142,14 @@ impl Frame {
         assert!(offset + data.len() <= PAGE_SIZE);
         let mut at = offset;
         let mut data = data;
+        if at.is_multiple_of(8) {
+            let (words, rest) = data.as_chunks::<8>();
+            for (to, from) in self.0[at / 8..].iter().zip(words) {
+                to.store(u64::from_le_bytes(*from), Ordering::Relaxed);
+            }
+            at += words.len() * 8;
+            data = rest;
+        }
         while !data.is_empty() {
             let in_word = at % 8;
             let n = (8 - in_word).min(data.len());

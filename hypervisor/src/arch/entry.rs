@@ -104,6 +104,16 @@ global_asm!(
     "PUSH_ALL",
     "overcast_exception_saved:",
     "mov rdi, rsp",
+    // A page fault of a guest is the most frequent one.
+    "cmp dword ptr [rsp + {vector}], 14",
+    "jne 8f",
+    "test byte ptr [rsp + {cs}], 3",
+    "jz 8f",
+    "sub rsp, 8",
+    "call {page_fault}",
+    "add rsp, 8",
+    "jmp overcast_return_to_guest",
+    "8:",
     "sub rsp, 8",
     "call {exception}",
     // The handler gives the frame to go on with.
@@ -151,12 +161,21 @@ global_asm!(
     //   64 rbx   72 rdx   80 rsi   88 rdi   96 guest's rsp   104 guest's rax
     //   112 the header
     "push rdi",
+    "mov rdi, [rsp + 24]",               // PerCpu
+    "mov rdi, [rdi + {percpu_current}]", // Vcpu
+    "cmp byte ptr [rdi + {vcpu_kernel_mode}], 0",
+    "je 19f",
+    "cmp qword ptr [rsp + 16], 23",
+    "je 19f",
+    // Any other hypercall.
+    "pop rdi",
+    "jmp 30f",
+    "19:",
     "push rsi",
     "push rdx",
     "push rbx",
     "sub rsp, 64",
-    "mov rsi, [rsp + 112]",              // PerCpu
-    "mov rdi, [rsi + {percpu_current}]", // Vcpu
+    "mov rsi, [rsp + 112]", // PerCpu
     "mov [rsp], rcx",
     "mov [rsp + 8], r11",
     "cmp dword ptr [rsi + {percpu_softirqs}], 0",
@@ -230,10 +249,8 @@ global_asm!(
     "mov rdi, [rsp + 88]",
     "mov rsp, [rsp + 96]",
     "sysretq",
-    // --- A hypercall: is it iret?
+    // --- The iret hypercall.
     "20:",
-    "cmp qword ptr [rsp + 104], 23",
-    "jne 29f",
     "cmp byte ptr [rdi + {vcpu_async_mask}], 0",
     "jne 29f",
     // The frame is outside the hypervisor's range (72 bytes cannot reach into it
@@ -368,6 +385,7 @@ global_asm!(
     "pop rdx",
     "pop rsi",
     "pop rdi",
+    "30:",
     "mov rax, [rsp + 8]",
     "mov qword ptr [rsp + 8], 0xe02b",
     "push r11",
@@ -399,9 +417,19 @@ global_asm!(
     "cmp byte ptr [rbx + 1], 0",
     "je 4f",
     "3:",
-    // An entry by an exception or interrupt goes back by IRET.
+    // An entry by an exception or interrupt goes back by IRET, one by SYSCALL by
+    // SYSRET, if the address is canonical and the code is not the 32-bit segment.
     "test dword ptr [rsp + {vector}], 0x100",
     "jz 5f",
+    "mov rax, [rsp + {rip}]",
+    "sar rax, 47",
+    "inc rax",
+    "cmp rax, 1",
+    "ja 4f",
+    "cmp word ptr [rsp + {cs}], 0xe023",
+    "je 4f",
+    "and dword ptr [rsp + {rflags}], {no_rf}",
+    "jmp 2f",
     "4:",
     "mov rdi, rsp",
     "sub rsp, 8",
@@ -501,6 +529,18 @@ global_asm!(
     "overcast_guest_copy_bytes_fault:",
     "mov rax, rcx",
     "ret",
+    // Copies sixteen bytes from rdi to rsi; gives 0, or 1 after a fault.
+    ".p2align 4",
+    ".global overcast_guest_pair",
+    "overcast_guest_pair:",
+    "mov rax, [rdi]",
+    ".global overcast_guest_pair_second",
+    "overcast_guest_pair_second:",
+    "mov rdx, [rdi + 8]",
+    "mov [rsi], rax",
+    "mov [rsi + 8], rdx",
+    "xor eax, eax",
+    "ret",
     // rdmsr of edi; the value goes to [rsi]; gives 0, or 1 after #GP.
     ".global overcast_rdmsr",
     "overcast_rdmsr:",
@@ -592,6 +632,7 @@ global_asm!(
     "ret",
     smap = sym SMAP_IN_USE,
     exception = sym crate::arch::traps::exception,
+    page_fault = sym crate::arch::traps::guest_page_fault,
     syscall64 = sym crate::pv::syscall::from_64bit,
     syscall32 = sym crate::pv::syscall::from_32bit,
     sysenter = sym crate::pv::syscall::from_sysenter,
@@ -625,6 +666,7 @@ global_asm!(
     iret_flags = const (rflags::VALID & !rflags::IOPL) as i32,
     flag_vm = const rflags::VM as i32,
     cs = const offset_of!(Registers, cs),
+    no_rf = const !(rflags::RF as i32),
     rip = const offset_of!(Registers, rip),
     rflags = const offset_of!(Registers, rflags),
     rsp = const offset_of!(Registers, rsp),
@@ -657,6 +699,8 @@ unsafe extern "C" {
     fn overcast_guest_copy_bytes();
     fn overcast_guest_copy_words_fault();
     fn overcast_guest_copy_bytes_fault();
+    fn overcast_guest_pair(from: u64, to: *mut [u64; 2]) -> u32;
+    fn overcast_guest_pair_second();
     fn overcast_rdmsr(msr: u32, value: *mut u64) -> u32;
     fn overcast_rdmsr_instruction();
     fn overcast_wrmsr(msr: u32, value: u64) -> u32;
@@ -704,7 +748,11 @@ fn overcast_sysenter_entry_address() -> u64 {
 /// Where execution goes on after a fault of the hypervisor at `rip`, if the
 /// fault is one that was reckoned with.
 pub fn fixup(rip: u64) -> Option<u64> {
-    let table: [(unsafe extern "C" fn(), unsafe extern "C" fn()); 11] = [
+    if rip == overcast_guest_pair as *const () as u64 {
+        return Some(overcast_faulted as *const () as u64);
+    }
+    let table: [(unsafe extern "C" fn(), unsafe extern "C" fn()); 12] = [
+        (overcast_guest_pair_second, overcast_faulted),
         (overcast_guest_copy_words, overcast_guest_copy_words_fault),
         (overcast_guest_copy_bytes, overcast_guest_copy_bytes_fault),
         (overcast_rdmsr_instruction, overcast_faulted),
@@ -760,6 +808,27 @@ pub unsafe fn guest_copy(to: u64, from: u64, len: usize) -> usize {
         unsafe { core::arch::asm!("clac", options(nostack)) };
     }
     left
+}
+
+/// Reads sixteen bytes of guest memory; `None` after a fault.
+///
+/// # Safety
+/// They were checked to lie outside the hypervisor's range.
+#[inline]
+pub unsafe fn guest_pair(from: u64) -> Option<[u64; 2]> {
+    let mut pair = [0; 2];
+    let smap = SMAP_IN_USE.load(core::sync::atomic::Ordering::Relaxed) != 0;
+    if smap {
+        // SAFETY: the CPU has SMAP; AC is cleared again below.
+        unsafe { core::arch::asm!("stac", options(nostack)) };
+    }
+    // SAFETY: faults are fixed up; only `pair` is written.
+    let failed = unsafe { overcast_guest_pair(from, &raw mut pair) };
+    if smap {
+        // SAFETY: the CPU has SMAP.
+        unsafe { core::arch::asm!("clac", options(nostack)) };
+    }
+    (failed == 0).then_some(pair)
 }
 
 /// Reads an MSR; `None` if the CPU refuses it.

@@ -130,10 +130,14 @@ struct Layout {
 }
 
 static LAYOUT: Once<Layout> = Once::new();
+/// The largest of the ranges of [`LAYOUT`]: its first frame, and how many; none
+/// until that is there.
+static LARGEST_START: AtomicU64 = AtomicU64::new(0);
+static LARGEST_COUNT: AtomicU64 = AtomicU64::new(0);
 /// Memory that is not handed out yet, while the machine is set up.
 static EARLY: Mutex<RangeList> = Mutex::new(RangeList::new());
 static HEAP: Once<FrameHeap<'static>> = Once::new();
-static FRAME_TABLE_BYTES: AtomicU64 = AtomicU64::new(0);
+static FRAME_TABLE_ENTRIES: AtomicU64 = AtomicU64::new(0);
 static M2P_ENTRIES: AtomicU64 = AtomicU64::new(0);
 static IOREMAP_NEXT: AtomicU64 = AtomicU64::new(paging::IOREMAP_BASE);
 
@@ -163,6 +167,13 @@ pub fn text() -> Range {
 impl Memory for Machine {
     #[inline]
     fn frame(&self, mfn: Mfn) -> Option<&Frame> {
+        // The largest range first, without a look at the rest.
+        if mfn.0.wrapping_sub(LARGEST_START.load(Ordering::Relaxed))
+            < LARGEST_COUNT.load(Ordering::Relaxed)
+        {
+            // SAFETY: as below.
+            return Some(unsafe { &*(direct(mfn) as *const Frame) });
+        }
         let layout = LAYOUT.get()?;
         for &(start, count) in layout.ranges.get(..layout.count)? {
             if mfn.0.wrapping_sub(start) < count {
@@ -245,6 +256,9 @@ pub fn init(ram: &[Range], reserved: &[Range], frame_info_size: usize) -> Result
     unsafe { crate::arch::tlb::write_cr3(paging::idle_l4()) };
     paging::use_direct_map();
     let layout = LAYOUT.call_once(|| layout);
+    let (start, count) = layout.ranges[0];
+    LARGEST_START.store(start, Ordering::Relaxed);
+    LARGEST_COUNT.store(count, Ordering::Release);
 
     let frames = layout.end.0;
     make_table(
@@ -257,7 +271,7 @@ pub fn init(ram: &[Range], reserved: &[Range], frame_info_size: usize) -> Result
     M2P_ENTRIES.store(frames, Ordering::Release);
     let info = frame_info_size as u64;
     make_table(layout, paging::FRAME_TABLE_BASE, info, 0, None)?;
-    FRAME_TABLE_BYTES.store(frames * info, Ordering::Release);
+    FRAME_TABLE_ENTRIES.store(frames, Ordering::Release);
     let links_base = paging::FRAME_TABLE_BASE + align_up(frames * info, SIZE_1G);
     make_table(layout, links_base, size_of::<FrameLink>() as u64, 0, None)?;
     // SAFETY: the table was just made, zeroed, with an entry for every frame
@@ -497,9 +511,11 @@ pub fn m2p_frame(offset: u64) -> Option<Mfn> {
 /// The frame table: `T` is an entry, of the size that [`init`] was told.
 ///
 /// # Safety
-/// All zeros is a valid `T`, and whatever changes in it is atomic.
+/// `T` has the size that [`init`] was told, all zeros is a valid `T`, and whatever
+/// changes in it is atomic.
+#[inline]
 pub unsafe fn frame_table<T: Sync>() -> &'static [T] {
-    let entries = FRAME_TABLE_BYTES.load(Ordering::Acquire) as usize / size_of::<T>();
+    let entries = FRAME_TABLE_ENTRIES.load(Ordering::Acquire) as usize;
     // SAFETY: `init` mapped that many zeroed entries for ever; the rest is the
     // caller's promise.
     unsafe { core::slice::from_raw_parts(paging::FRAME_TABLE_BASE as *const T, entries) }

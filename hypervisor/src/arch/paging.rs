@@ -130,6 +130,11 @@ pub fn idle_l4() -> Mfn {
 }
 
 /// The hypervisor's sixteen L4 entries, slot 256 first, for a guest's L4.
+pub fn hypervisor_slot(index: usize) -> u64 {
+    table(idle_l4())[FIRST_SLOT + index].load(Ordering::Acquire)
+}
+
+/// All the hypervisor's entries of level-4 tables.
 pub fn hypervisor_slots() -> [u64; SLOTS] {
     let l4 = table(idle_l4());
     core::array::from_fn(|i| l4[FIRST_SLOT + i].load(Ordering::Acquire))

@@ -42,6 +42,52 @@ impl Registers {
         self.cs & 3 == 3
     }
 
+    /// A general register, by its number in an instruction's encoding (0 to 15).
+    #[inline]
+    pub fn general(&self, number: u8) -> u64 {
+        match number {
+            0 => self.rax,
+            1 => self.rcx,
+            2 => self.rdx,
+            3 => self.rbx,
+            4 => self.rsp,
+            5 => self.rbp,
+            6 => self.rsi,
+            7 => self.rdi,
+            8 => self.r8,
+            9 => self.r9,
+            10 => self.r10,
+            11 => self.r11,
+            12 => self.r12,
+            13 => self.r13,
+            14 => self.r14,
+            _ => self.r15,
+        }
+    }
+
+    /// Sets a general register, by its number in an instruction's encoding (0 to 15).
+    #[inline]
+    pub fn set_general(&mut self, number: u8, value: u64) {
+        *match number {
+            0 => &mut self.rax,
+            1 => &mut self.rcx,
+            2 => &mut self.rdx,
+            3 => &mut self.rbx,
+            4 => &mut self.rsp,
+            5 => &mut self.rbp,
+            6 => &mut self.rsi,
+            7 => &mut self.rdi,
+            8 => &mut self.r8,
+            9 => &mut self.r9,
+            10 => &mut self.r10,
+            11 => &mut self.r11,
+            12 => &mut self.r12,
+            13 => &mut self.r13,
+            14 => &mut self.r14,
+            _ => &mut self.r15,
+        } = value;
+    }
+
     /// The general registers, by their numbers in an instruction's encoding.
     pub fn all_general(&self) -> [u64; 16] {
         [

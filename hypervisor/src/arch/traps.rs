@@ -31,6 +31,17 @@ pub unsafe extern "C" fn exception(frame: *mut Registers) -> *mut Registers {
     frame
 }
 
+/// Handles a page fault of a guest.
+///
+/// # Safety
+/// Called by the entry code alone, with this CPU's guest frame, that it just pushed.
+pub unsafe extern "C" fn guest_page_fault(frame: *mut Registers) {
+    let address = read_cr2();
+    x86_64::instructions::interrupts::enable();
+    // SAFETY: the entry code's frame is exclusively ours.
+    pv::traps::page_fault(vcpu::current(), unsafe { &mut *frame }, address);
+}
+
 /// There is no virtual-8086 mode in 64-bit mode, but QEMU's CPU lets ring 3 get
 /// there by a 32-bit IRET. It is the guest all the same, and gets a #GP as if the
 /// IRET had faulted.

@@ -17,10 +17,16 @@ use crate::pv::{descriptors, exit, mode};
 use crate::vcpu::{CR0_TS, Vcpu};
 use crate::{domain, guest};
 
-/// `HYPERVISOR_stack_switch(ss, sp)`: where exceptions of user space push.
+/// Says where exceptions of user space push.
+#[inline]
+pub fn set_kernel_stack(vcpu: &Vcpu, ss: u64, sp: u64) {
+    vcpu.kernel_ss.set(ss | 3);
+    vcpu.set_kernel_sp(sp);
+}
+
+/// `HYPERVISOR_stack_switch(ss, sp)`.
 pub fn stack_switch(call: &mut Call<'_>) -> Result<i64> {
-    call.vcpu.kernel_ss.set(call.args[0] | 3);
-    call.vcpu.set_kernel_sp(call.args[1]);
+    set_kernel_stack(call.vcpu, call.args[0], call.args[1]);
     Ok(0)
 }
 
@@ -52,6 +58,13 @@ pub fn get_debugreg(call: &mut Call<'_>) -> Result<i64> {
     debug::get(call.vcpu, call.args[0] as u32).map(|value| value as i64)
 }
 
+/// Sets the base of GS in user mode to a canonical address; the kernel runs.
+#[inline]
+pub fn set_user_gs_base(vcpu: &Vcpu, base: u64) {
+    vcpu.gs_base_user.set(base);
+    descriptors::write_shadow_gs_base(base);
+}
+
 /// `HYPERVISOR_set_segment_base(which, base)`: EINVAL for an unknown one or a
 /// base that is not canonical. `SEGBASE_GS_USER_SEL` loads the selector of user
 /// mode's GS; a selector that cannot be loaded becomes 0.
@@ -64,10 +77,7 @@ pub fn set_segment_base(call: &mut Call<'_>) -> Result<i64> {
     }
     match which {
         SEGBASE_FS => descriptors::write_base(Segment::Fs, base),
-        SEGBASE_GS_USER => {
-            vcpu.gs_base_user.set(base);
-            descriptors::write_shadow_gs_base(base);
-        }
+        SEGBASE_GS_USER => set_user_gs_base(vcpu, base),
         SEGBASE_GS_KERNEL => descriptors::write_base(Segment::Gs, base),
         SEGBASE_GS_USER_SEL => {
             let mut selector = base as u16;

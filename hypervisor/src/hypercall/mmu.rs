@@ -1,6 +1,7 @@
 //! `mmu_update`, `mmuext_op` and `update_va_mapping` (xen.h): a guest's page tables.
 
 use core::arch::asm;
+use core::mem::MaybeUninit;
 
 use overcast_core::addr::{GuestVirtual, Mfn};
 use overcast_core::error::{Error, Result};
@@ -19,7 +20,7 @@ use crate::vcpu::Vcpu;
 /// Bit of the count that says that the call is being continued.
 const PREEMPTED: u32 = 1 << 31;
 /// Operations between two looks at whether to stop.
-const BATCH: usize = 8;
+const BATCH: usize = 32;
 
 /// The CPUs of the vCPUs whose bits are set in the bitmap at a guest address.
 fn cpus_of_bitmap(vcpu: &Vcpu, bitmap: u64) -> Result<CpuSet> {
@@ -173,29 +174,46 @@ fn go_on<T>(call: &mut Call<'_>, count: u32, index: u32, before: u32) -> Result<
     Err(Error::Restart)
 }
 
+/// `HYPERVISOR_mmu_update(request, 1, NULL, DOMID_SELF)` where the request is a common
+/// one; `None` if it is not, and nothing was done.
+pub fn update_one(vcpu: &Vcpu, at: GuestVirtual) -> Option<Result<i64>> {
+    let [ptr, val] = guest::read_pair(at)?;
+    if vcpu.tables.lock().deferred.is_some() {
+        return None;
+    }
+    let request = MmuUpdate { ptr, val };
+    let result = mm().update_own_entry(&vcpu.domain().mm, request)?;
+    Some(result.map(|()| 0))
+}
+
 /// `HYPERVISOR_mmu_update(requests, count, done, domain)`: 0 when all were done,
 /// the error of the first that failed else; `done` gets how many succeeded.
 pub fn mmu_update(call: &mut Call<'_>) -> Result<i64> {
     let vcpu = call.vcpu;
     let preempt = PreemptByEvents(vcpu);
-    finish(vcpu, &preempt)?;
     if let Some(result) = finished(call) {
+        finish(vcpu, &preempt)?;
         return Ok(result);
     }
     let (count, before) = begin(call);
     if !guest::array_ok::<MmuUpdate>(call.handle(0), count.into()) {
         return Err(Error::Fault);
     }
-    let (table_owner, pg_owner) = mm().mmu_update_targets(&call.domain.mm, call.args[3] as u32)?;
-    if table_owner.id() != call.domain.id
-        && crate::domain::find(table_owner.id()).is_none_or(|other| other.vcpus().next().is_none())
+    let own = &*call.domain.mm;
+    let (other, pg_owner) = mm().mmu_update_targets(own, call.args[3] as u32)?;
+    if let Some(other) = &other
+        && other.id() != call.domain.id
+        && crate::domain::find(other.id()).is_none_or(|other| other.vcpus().next().is_none())
     {
         return Err(Error::Invalid);
     }
+    let table_owner = other.as_deref().unwrap_or(own);
     let mut result = Ok(());
     let mut index = 0;
-    let mut batch = [MmuUpdate { ptr: 0, val: 0 }; BATCH];
-    'all: while index < count {
+    let mut batch = [const { MaybeUninit::uninit() }; BATCH];
+    // Whether work may have been left over.
+    let mut unfinished = true;
+    while index < count {
         if index != 0 && call.preempt() {
             return go_on::<MmuUpdate>(call, count, index, before);
         }
@@ -208,29 +226,21 @@ pub fn mmu_update(call: &mut Call<'_>) -> Result<i64> {
         }
         let mut tables = vcpu.tables.lock();
         let mut caller = MmuCaller {
-            domain: &call.domain.mm,
+            domain: own,
             tables: &mut tables,
             preempt: &preempt,
         };
-        for request in requests {
-            result = mm().mmu_update(
-                &mut caller,
-                &table_owner,
-                pg_owner,
-                request.ptr,
-                request.val,
-            );
-            match result {
-                Ok(()) => index += 1,
-                Err(Error::Restart) => {
-                    drop(tables);
-                    return go_on::<MmuUpdate>(call, count, index, before);
-                }
-                Err(_) => break 'all,
+        result = mm().mmu_updates(&mut caller, table_owner, pg_owner, requests, &mut index);
+        match result {
+            Ok(()) => unfinished = tables.deferred.is_some(),
+            Err(Error::Restart) => {
+                drop(tables);
+                return go_on::<MmuUpdate>(call, count, index, before);
             }
+            Err(_) => break,
         }
     }
-    if result.is_ok() && finish(vcpu, &preempt).is_err() {
+    if result.is_ok() && unfinished && finish(vcpu, &preempt).is_err() {
         return go_on::<MmuUpdate>(call, count, index, before);
     }
     write_done(call.handle(2), before.wrapping_add(index));
@@ -241,8 +251,8 @@ pub fn mmu_update(call: &mut Call<'_>) -> Result<i64> {
 pub fn mmuext_op(call: &mut Call<'_>) -> Result<i64> {
     let vcpu = call.vcpu;
     let preempt = PreemptByEvents(vcpu);
-    finish(vcpu, &preempt)?;
     if let Some(result) = finished(call) {
+        finish(vcpu, &preempt)?;
         return Ok(result);
     }
     let (count, before) = begin(call);

@@ -56,34 +56,35 @@ pub fn deliver(vcpu: &Vcpu, regs: &mut Registers, bounce: &Bounce) {
         flags |= vcpu.iopl.get();
     }
 
-    let mut frame = [0u64; 12];
-    let mut len = 0;
-    let mut push = |value: u64| {
-        frame[len] = value;
-        len += 1;
+    let cs = cs | mask << 32;
+    let &mut Registers {
+        rcx,
+        r11,
+        rip,
+        rsp,
+        ss,
+        ..
+    } = regs;
+    let pushed = match (bounce.segments, bounce.error_code) {
+        (None, None) => push(stack, [rcx, r11, rip, cs, flags, rsp, ss]),
+        (None, Some(code)) => push(stack, [rcx, r11, code.into(), rip, cs, flags, rsp, ss]),
+        (Some(segments), None) => {
+            let [ds, es, fs, gs] = segments.map(u64::from);
+            push(stack, [rcx, r11, ds, es, fs, gs, rip, cs, flags, rsp, ss])
+        }
+        (Some(segments), Some(code)) => {
+            let [ds, es, fs, gs] = segments.map(u64::from);
+            let code = code.into();
+            push(
+                stack,
+                [rcx, r11, ds, es, fs, gs, code, rip, cs, flags, rsp, ss],
+            )
+        }
     };
-    push(regs.rcx);
-    push(regs.r11);
-    if let Some(segments) = bounce.segments {
-        segments
-            .iter()
-            .for_each(|&selector| push(u64::from(selector)));
-    }
-    if let Some(code) = bounce.error_code {
-        push(u64::from(code));
-    }
-    push(regs.rip);
-    push(cs | mask << 32);
-    push(flags);
-    push(regs.rsp);
-    push(regs.ss);
-    let frame = &frame[..len];
-
-    let at = stack.wrapping_sub(len as u64 * 8);
-    if guest::write_bytes(GuestVirtual(at), frame.as_bytes()).is_err() {
+    let Some(at) = pushed else {
         domain::crash_current(vcpu, regs, "its kernel stack cannot be written");
         return;
-    }
+    };
     if bounce.address == 0 {
         domain::crash_current(vcpu, regs, "it has no handler for an exception or event");
         return;
@@ -97,6 +98,15 @@ pub fn deliver(vcpu: &Vcpu, regs: &mut Registers, bounce: &Bounce) {
     regs.cs = u64::from(selector::RING3_CS64);
     regs.rsp = at;
     regs.rip = bounce.address;
+}
+
+/// Writes words onto a guest's stack; gives where they are, if it can be written.
+#[inline]
+fn push<const N: usize>(stack: u64, words: [u64; N]) -> Option<u64> {
+    let at = stack.wrapping_sub(N as u64 * 8);
+    guest::write_bytes(GuestVirtual(at), words.as_bytes())
+        .is_ok()
+        .then_some(at)
 }
 
 /// The bounce for a vector of the virtual IDT.

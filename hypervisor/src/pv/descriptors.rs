@@ -73,7 +73,12 @@ fn hide_ldt_window() {
 
 /// Gives up the pages of a vCPU's LDT. It is the running one, or does not run.
 pub fn drop_ldt_pages(vcpu: &Vcpu) {
-    if core::ptr::eq(percpu::this().current.get(), vcpu) {
+    let this = percpu::this();
+    if core::ptr::eq(this.current.get(), vcpu) {
+        // What the window shows is what there is.
+        if this.ldt_pages.get() == 0 {
+            return;
+        }
         hide_ldt_window();
     }
     let mut frames = vcpu.ldt_frames.lock();

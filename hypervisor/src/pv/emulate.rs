@@ -212,9 +212,48 @@ fn cpuid(vcpu: &Vcpu, regs: &mut Registers, forced: bool) {
     regs.rdx = d.into();
 }
 
+/// RDMSR or WRMSR in 64-bit code of the guest's kernel, without the decoder. Says
+/// whether it was one, and is done; if not, nothing was done.
+fn msr_access(vcpu: &Vcpu, regs: &mut Registers) -> bool {
+    const RDMSR: u64 = 0x320f;
+    const WRMSR: u64 = 0x300f;
+    if regs.cs != u64::from(selector::RING3_CS64)
+        || regs.rflags & rflags::TF != 0
+        || !vcpu.kernel_mode.get()
+    {
+        return false;
+    }
+    let Some([bytes, _]) = guest::read_pair(GuestVirtual(regs.rip)) else {
+        return false;
+    };
+    let index = regs.rcx as u32;
+    match bytes & 0xffff {
+        RDMSR => {
+            let Some(value) = read_msr(vcpu, index) else {
+                return false;
+            };
+            regs.rax = value & 0xffff_ffff;
+            regs.rdx = value >> 32;
+        }
+        WRMSR => {
+            let value = regs.rdx << 32 | (regs.rax & 0xffff_ffff);
+            if !write_msr(vcpu, index, value) {
+                return false;
+            }
+        }
+        _ => return false,
+    }
+    regs.rip = regs.rip.wrapping_add(2);
+    regs.rflags &= !rflags::RF;
+    true
+}
+
 /// A #GP(0): carries the instruction out if it is one of those that a PV guest
 /// may execute. Says whether the exception is dealt with.
 pub fn privileged(vcpu: &Vcpu, regs: &mut Registers) -> bool {
+    if msr_access(vcpu, regs) {
+        return true;
+    }
     let mut bytes = [0; MAX_INSTRUCTION];
     let bytes = fetch(regs, &mut bytes);
     let mut state = to_decoder(regs);
@@ -605,10 +644,45 @@ fn write_msr(vcpu: &Vcpu, index: u32, value: u64) -> bool {
 /// the entry meanwhile.
 const PTWR_TRIES: u32 = 16;
 
+/// [`page_table_write`] where the instruction is one of the common ones and was
+/// decoded before. Nothing was done if it is not so.
+fn register_write(vcpu: &Vcpu, regs: &mut Registers, address: GuestVirtual) -> bool {
+    if regs.cs != u64::from(selector::RING3_CS64) || regs.rflags & rflags::TF != 0 {
+        return false;
+    }
+    let Some(bytes) = guest::read_pair(GuestVirtual(regs.rip)) else {
+        return false;
+    };
+    let Some(write) = vcpu.decode_cache.lock().register_write(regs.rip, bytes) else {
+        return false;
+    };
+    if regs.general(write.base).wrapping_add(write.displacement) != address.0 {
+        return false;
+    }
+    let value = regs.general(write.register);
+    let request = if write.exchange {
+        PtwrWrite::Exchange(value)
+    } else {
+        PtwrWrite::Store(value)
+    };
+    let root = Mfn(vcpu.kernel_cr3.get() >> 12);
+    match mm().emulate_write(&vcpu.domain().mm, root, address, 8, request) {
+        PtwrOutcome::Done => {}
+        PtwrOutcome::Exchanged(old) => regs.set_general(write.register, old),
+        PtwrOutcome::Mismatch(_) | PtwrOutcome::Unhandled => return false,
+    }
+    regs.rip = regs.rip.wrapping_add(write.length.into());
+    regs.rflags &= !rflags::RF;
+    true
+}
+
 /// A write of the guest's kernel to an address that is mapped read-only: carries
 /// it out if one of its level-1 page tables is there. Says whether the fault is
 /// dealt with.
 pub fn page_table_write(vcpu: &Vcpu, regs: &mut Registers, address: GuestVirtual) -> bool {
+    if register_write(vcpu, regs, address) {
+        return true;
+    }
     let domain = &vcpu.domain().mm;
     let root = Mfn(vcpu.kernel_cr3.get() >> 12);
     if mm().page_table_at(domain, root, address).is_none() {
@@ -659,7 +733,7 @@ pub fn page_table_write(vcpu: &Vcpu, regs: &mut Registers, address: GuestVirtual
             match mm().emulate_write(domain, root, at, len, request) {
                 PtwrOutcome::Done => {}
                 PtwrOutcome::Mismatch(_) => continue,
-                PtwrOutcome::Unhandled => return false,
+                PtwrOutcome::Exchanged(_) | PtwrOutcome::Unhandled => return false,
             }
         }
         from_decoder(regs, &outcome.registers);

@@ -79,7 +79,21 @@ fn no_device(vcpu: &Vcpu, regs: &mut Registers) {
     }
 }
 
-fn page_fault(vcpu: &Vcpu, regs: &mut Registers, address: u64) {
+/// Handles a page fault of the running guest at `address`.
+#[inline]
+pub fn page_fault(vcpu: &Vcpu, regs: &mut Registers, address: u64) {
+    let code = regs.error_code;
+    // User space's own faults are its kernel's.
+    if !vcpu.kernel_mode.get() && code & PF_USER != 0 {
+        bounce::inject_page_fault(vcpu, regs, code, address);
+    } else {
+        special_page_fault(vcpu, regs, address);
+    }
+}
+
+/// A page fault of the guest's kernel, or one that the CPU took on its own account.
+#[inline(never)]
+fn special_page_fault(vcpu: &Vcpu, regs: &mut Registers, address: u64) {
     let code = regs.error_code;
     let mut address = address;
     if code & PF_USER == 0

@@ -19,8 +19,8 @@
 //! - A frontend that breaks the protocol ([`Fault`]) loses its ring, and nothing else
 //!   changes. What a good frontend may ask for and not get (a position beyond the end, a
 //!   misaligned length, an operation that the device has not) is answered with an error.
-//! - No wake-up is lost: a ring is left only with `req_event` set and looked at once more, or
-//!   while a completion of the device is due that has it looked at again.
+//! - No wake-up is lost: a ring is left only with `req_event` set to the next request and
+//!   looked at once more, or while a completion of the device is due that has it looked at again.
 
 pub mod channel;
 #[cfg(test)]

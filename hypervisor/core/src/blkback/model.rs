@@ -29,9 +29,28 @@ pub struct Guest {
     pub notified: AtomicBool,
     pub fault: Mutex<Option<Fault>>,
     pub drained: AtomicBool,
+    /// When the backend has looked at a frame so many times more, `req_prod` becomes this.
+    pub surprise: Mutex<Option<(usize, u32)>>,
+    /// The frontend sent an event for that.
+    pub surprised: AtomicBool,
 }
 
 impl Guest {
+    /// Another CPU of the guest's shows requests while the backend works.
+    fn surprise(&self) {
+        let mut surprise = self.surprise.lock().unwrap();
+        match *surprise {
+            Some((0, produced)) => {
+                *surprise = None;
+                if publish(self, produced) {
+                    self.surprised.store(true, Ordering::Relaxed);
+                }
+            }
+            Some((left, produced)) => *surprise = Some((left - 1, produced)),
+            None => {}
+        }
+    }
+
     pub fn new(frames: usize) -> Arc<Self> {
         Arc::new(Self {
             memory: MockMachine::new(frames),
@@ -41,6 +60,8 @@ impl Guest {
             notified: AtomicBool::new(false),
             fault: Mutex::default(),
             drained: AtomicBool::new(false),
+            surprise: Mutex::default(),
+            surprised: AtomicBool::new(false),
         })
     }
 
@@ -111,6 +132,7 @@ impl Frontend for Backend {
     type Page = Page;
 
     fn frame(&self, mfn: Mfn) -> Option<&Frame> {
+        self.0.surprise();
         self.0.memory.frame(mfn)
     }
 
@@ -139,6 +161,15 @@ impl Frontend for Backend {
     fn drained(&self) {
         self.0.drained.store(true, Ordering::Relaxed);
     }
+}
+
+/// Shows requests; whether the backend is to be notified.
+fn publish(guest: &Guest, produced: u32) -> bool {
+    let header = guest.frame_of(0);
+    let old = header.load_u32(0);
+    header.store_u32(0, produced);
+    let event = header.load_u32(4);
+    produced.wrapping_sub(event) < produced.wrapping_sub(old)
 }
 
 /// The frontend's half of a ring.
@@ -249,11 +280,7 @@ impl Front {
 
     /// Shows the requests; whether the backend is to be notified.
     pub fn publish(&self) -> bool {
-        let header = self.guest.frame_of(0);
-        let old = header.load_u32(0);
-        header.store_u32(0, self.req_prod);
-        let event = header.load_u32(4);
-        self.req_prod.wrapping_sub(event) < self.req_prod.wrapping_sub(old)
+        publish(&self.guest, self.req_prod)
     }
 
     /// Takes all responses: id, operation, status.

@@ -25,6 +25,8 @@ use xen_abi::io_blkif::*;
 
 /// Grants that are kept for a frontend that uses the same ones again and again.
 const MAX_PERSISTENT: usize = 1056;
+/// A frontend's event is wanted when this part as many requests were added as are under way.
+const PATIENCE: u32 = 4;
 /// Room that a slot keeps between requests, entries.
 const KEEP: usize = 64;
 
@@ -392,8 +394,9 @@ impl<F: Frontend> Queue<F> {
                 None => 0,
             };
             if waiting == 0 {
+                let nth = self.patience();
                 let armed = match &mut self.ring {
-                    Some(ring) => ring.arm(&self.frontend)?,
+                    Some(ring) => ring.arm(&self.frontend, nth)?,
                     None => 0,
                 };
                 if armed == 0 {
@@ -412,6 +415,14 @@ impl<F: Frontend> Queue<F> {
                 }
             }
         }
+    }
+
+    /// At which further request an event is wanted. While many are at the device one of them
+    /// is back soon, and the ring is looked at then: until that, only a part as many more are worth
+    /// an event, and a kick of the device.
+    fn patience(&self) -> u32 {
+        let under_way = (self.slots.len() - self.free.len()) as u32;
+        (under_way / PATIENCE).max(1)
     }
 
     /// Goes on with what stalled; whether it still does.

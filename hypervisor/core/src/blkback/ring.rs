@@ -154,9 +154,10 @@ impl<P: GrantedPage> Ring<P> {
         self.check(produced)
     }
 
-    /// Asks for an event at the next request; gives how many wait already, for which none comes.
-    pub fn arm<F: Frontend<Page = P>>(&mut self, frontend: &F) -> Result<u32, Fault> {
-        let event = self.req_cons.wrapping_add(1);
+    /// Asks for an event at the n-th request from now; gives how many wait already, for which
+    /// perhaps none comes.
+    pub fn arm<F: Frontend<Page = P>>(&mut self, frontend: &F, nth: u32) -> Result<u32, Fault> {
+        let event = self.req_cons.wrapping_add(nth);
         if event == self.req_event {
             // It was set before the caller looked, and is still waited for.
             return self.waiting(frontend);

@@ -353,6 +353,31 @@ fn closing_waits_for_the_device() {
     assert!(w.guest.take_fault().is_none());
 }
 
+/// A request that is shown at whatever moment of the backend's work is seen by it, or
+/// followed by an event.
+#[test]
+fn no_moment_is_missed() {
+    for moment in 0..24 {
+        let mut w = world(Setup::default());
+        // Answered at once: no completion of the device has the ring looked at again.
+        w.front.put(&ask(77, 0));
+        w.publish();
+        w.front.put(&ask(BLKIF_OP_READ, 8));
+        *w.guest.surprise.lock().unwrap() = Some((moment, 2));
+        let mut answers = 0;
+        for _ in 0..20 {
+            w.raised |= w.guest.surprised.swap(false, Ordering::Relaxed);
+            w.run();
+            w.disk.perform(0);
+            if w.guest.notified.swap(false, Ordering::Relaxed) {
+                answers += w.front.take().len();
+            }
+        }
+        let came = w.guest.surprise.lock().unwrap().is_none();
+        assert_eq!(answers, if came { 2 } else { 1 }, "moment {moment}");
+    }
+}
+
 #[test]
 fn persistent_grants() {
     let mut w = world(Setup {

@@ -34,5 +34,6 @@ pub mod notes;
 pub mod populate;
 #[cfg(test)]
 mod tests;
+mod unxz;
 
 pub use error::BuildError;

@@ -32,11 +32,11 @@
 
 mod channel;
 pub mod fifo;
-#[cfg(test)]
+#[cfg(any(test, feature = "model"))]
 mod guest;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 mod ops;
-#[cfg(test)]
-mod property_tests;
 #[cfg(test)]
 mod tests;
 pub mod two_level;

@@ -38,12 +38,12 @@ mod entry;
 mod frames;
 mod map;
 mod maptrack;
-#[cfg(test)]
-mod model_tests;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 #[cfg(test)]
 mod tests;
 mod transfer;
-#[cfg(test)]
+#[cfg(any(test, feature = "model"))]
 mod world;
 
 use alloc::boxed::Box;

@@ -1,4 +1,5 @@
 //! For tests: domains with frames that are counted, and page-table entries.
+#![cfg_attr(not(test), allow(dead_code))]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;

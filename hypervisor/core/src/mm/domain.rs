@@ -14,7 +14,7 @@ use spin::{Mutex, MutexGuard};
 
 use super::frames::{CountWord, FrameTable, PageType, TypeWord};
 use super::types::Work;
-use super::{Level, Mm, MmHost};
+use super::{Level, Mm, MmHost, Pte};
 use crate::addr::Mfn;
 use crate::error::{Error, Result};
 use crate::ids::DomainId;
@@ -106,6 +106,10 @@ impl Pages {
 pub struct DomainMemory {
     id: DomainId,
     privileged: bool,
+    /// Flags that no entry of its level-1 tables may have.
+    pub(super) leaf_disallowed: u64,
+    /// The bits of its frames for [`CountWord::is_ram_of`].
+    pub(super) ram_bits: u64,
     /// Serialises all that concerns its page tables; see [`super::types::Tables`].
     pub(super) tables: Mutex<()>,
     pages: Mutex<Pages>,
@@ -114,10 +118,12 @@ pub struct DomainMemory {
 }
 
 impl DomainMemory {
-    pub(super) fn new(id: DomainId, privileged: bool, max_pages: u64) -> Self {
+    pub(super) fn new(id: DomainId, privileged: bool, max_pages: u64, nx: bool) -> Self {
         Self {
             id,
             privileged,
+            leaf_disallowed: Pte::leaf_disallowed(nx, privileged),
+            ram_bits: CountWord::ram_of(id),
             tables: Mutex::new(()),
             pages: Mutex::new(Pages {
                 first: [END; 3],
@@ -132,6 +138,7 @@ impl DomainMemory {
     }
 
     /// The domain's number.
+    #[inline]
     pub fn id(&self) -> DomainId {
         self.id
     }

@@ -16,7 +16,7 @@ use super::domain::DomainMemory;
 use super::entry::Level;
 use super::frames::TypeWord;
 use super::leaf::PageOwner;
-use super::types::{DeferredPut, Work};
+use super::types::{DeferredPut, Tables, Work};
 use super::update::address_ok;
 use super::{Mm, MmHost, MmuCaller};
 use crate::addr::{GuestVirtual, Mfn, PAGE_SIZE};
@@ -318,8 +318,14 @@ impl<H: MmHost> Mm<H> {
     ) -> Result<()> {
         let page = self.get_page(mfn, owner).ok_or(Error::Invalid)?;
         let info = self.frames().ram(mfn).ok_or(Error::Invalid)?;
-        let domain = self.domain(owner).ok_or(Error::Invalid)?;
-        let tables = self.lock(&domain);
+        let other;
+        let domain = if owner == caller.domain.id() {
+            caller.domain
+        } else {
+            other = self.domain(owner).ok_or(Error::Invalid)?;
+            &*other
+        };
+        let tables = self.lock(domain);
         let mut work = Work {
             preempt: caller.preempt,
             deferred: &mut caller.tables.deferred,
@@ -352,8 +358,14 @@ impl<H: MmHost> Mm<H> {
     fn unpin(&self, caller: &mut MmuCaller<'_>, owner: DomainId, mfn: Mfn) -> Result<()> {
         let page = self.get_page(mfn, owner).ok_or(Error::Invalid)?;
         let info = self.frames().ram(mfn).ok_or(Error::Invalid)?;
-        let domain = self.domain(owner).ok_or(Error::Invalid)?;
-        let tables = self.lock(&domain);
+        let other;
+        let domain = if owner == caller.domain.id() {
+            caller.domain
+        } else {
+            other = self.domain(owner).ok_or(Error::Invalid)?;
+            &*other
+        };
+        let tables = self.lock(domain);
         let old = TypeWord(
             info.page_type
                 .fetch_and(!TypeWord::PINNED, Ordering::AcqRel),
@@ -392,8 +404,7 @@ impl<H: MmHost> Mm<H> {
         caller.tables.kernel = Some(root);
         // Before the old table is taken apart, nobody may run on it.
         machine.load_kernel_base(root);
-        drop(tables);
-        self.put_old_base(caller, old)
+        self.put_old_base(tables, caller.preempt, &mut caller.tables.deferred, old)
     }
 
     fn new_user_base(
@@ -406,8 +417,8 @@ impl<H: MmHost> Mm<H> {
         if old == root {
             return Ok(());
         }
+        let tables = self.lock(caller.domain);
         if let Some(root) = root {
-            let tables = self.lock(caller.domain);
             let mut work = Work {
                 preempt: caller.preempt,
                 deferred: &mut caller.tables.deferred,
@@ -419,17 +430,28 @@ impl<H: MmHost> Mm<H> {
         }
         caller.tables.user = root;
         machine.set_user_base(root);
-        self.put_old_base(caller, old)
+        self.put_old_base(tables, caller.preempt, &mut caller.tables.deferred, old)
     }
 
-    fn put_old_base(&self, caller: &mut MmuCaller<'_>, old: Option<Mfn>) -> Result<()> {
-        if let Some(mfn) = old {
-            caller.tables.deferred = Some(DeferredPut {
-                mfn,
-                partial: false,
-            });
+    /// Gives back what a base pointer held, which is a table of the caller's own.
+    fn put_old_base(
+        &self,
+        tables: Tables<'_, H>,
+        preempt: &dyn Preempt,
+        deferred: &mut Option<DeferredPut>,
+        old: Option<Mfn>,
+    ) -> Result<()> {
+        let Some(mfn) = old else { return Ok(()) };
+        if tables.put_spare_root(mfn) {
+            return Ok(());
         }
-        self.finish_deferred(&mut caller.tables.deferred, caller.preempt)
+        let result = tables.put_table_type(mfn, false, preempt);
+        drop(tables);
+        match result {
+            Ok(()) => self.put_page(mfn),
+            Err(_) => *deferred = Some(DeferredPut { mfn, partial: true }),
+        }
+        result
     }
 }
 

@@ -103,6 +103,16 @@ impl CountWord {
     /// There is RAM at this number.
     pub(super) const RAM: u64 = 1 << 50;
 
+    /// The bits that are compared by [`Self::is_ram_of`], for an owner.
+    pub(super) const fn ram_of(owner: DomainId) -> u64 {
+        Self::RAM | ((owner.0 as u64 + 1) << Self::OWNER_SHIFT)
+    }
+
+    /// Whether this is RAM of the owner with these bits ([`Self::ram_of`]).
+    pub(super) const fn is_ram_of(self, bits: u64) -> bool {
+        self.0 & (Self::RAM | Self::OWNER) == bits
+    }
+
     pub(super) const fn owned(owner: DomainId, flags: u64, count: u32) -> Self {
         Self(((owner.0 as u64 + 1) << Self::OWNER_SHIFT) | flags | count as u64)
     }
@@ -185,6 +195,24 @@ impl TypeWord {
     /// Whether a check or its undoing stopped half-way.
     pub const fn is_partial(self) -> bool {
         self.0 & Self::PARTIAL != 0
+    }
+
+    /// Whether it is (or was last) writable, and no CPU uses it as what it was before.
+    pub(super) const fn is_settled_writable(self) -> bool {
+        let want = ((PageType::Writable as u64) << Self::TYPE_SHIFT) | Self::VALIDATED;
+        self.0 & (Self::TYPE | Self::VALIDATED) == want
+    }
+
+    /// Whether it is a level-1 table in use.
+    pub(super) const fn is_level1(self) -> bool {
+        let want = ((PageType::L1 as u64) << Self::TYPE_SHIFT) | Self::VALIDATED;
+        self.0 & (Self::TYPE | Self::VALIDATED) == want && self.0 & Self::COUNT != 0
+    }
+
+    /// Whether it is a level-4 table in use that was checked.
+    pub(super) const fn is_validated_root(self) -> bool {
+        let want = ((PageType::L4 as u64) << Self::TYPE_SHIFT) | Self::VALIDATED;
+        self.0 & (Self::TYPE | Self::VALIDATED) == want && self.0 & Self::COUNT != 0
     }
 
     pub(super) const fn is_full(self) -> bool {
@@ -272,6 +300,7 @@ impl FrameInfo {
     }
 
     /// Takes a reference if the frame belongs to `owner`.
+    #[inline]
     pub(super) fn get(&self, owner: DomainId) -> bool {
         let mut now = self.count_word();
         loop {
@@ -286,6 +315,7 @@ impl FrameInfo {
     }
 
     /// Takes a reference whoever the owner is, and says who.
+    #[inline]
     pub(super) fn get_any(&self) -> Option<DomainId> {
         let mut now = self.count_word();
         loop {
@@ -330,9 +360,16 @@ impl FrameInfo {
 pub struct FrameTable<'a>(pub &'a [FrameInfo]);
 
 impl<'a> FrameTable<'a> {
+    /// What is known of a number, whether there is RAM or not.
+    #[inline]
+    pub(super) fn any(self, mfn: Mfn) -> Option<&'a FrameInfo> {
+        self.0.get(usize::try_from(mfn.0).ok()?)
+    }
+
     /// What is known of a frame of RAM; `None` where there is no RAM.
+    #[inline]
     pub fn ram(self, mfn: Mfn) -> Option<&'a FrameInfo> {
-        let info = self.0.get(usize::try_from(mfn.0).ok()?)?;
+        let info = self.any(mfn)?;
         info.count_word().is_ram().then_some(info)
     }
 

@@ -56,8 +56,9 @@ impl<H: MmHost> Tables<'_, H> {
             self.entry_at(address)
         } else {
             let root = root.ok_or(Error::Invalid)?;
-            self.find_l1(root, GuestVirtual(address))
-                .ok_or(Error::Invalid)
+            let address = GuestVirtual(address);
+            let (table, _) = self.find_l1(root, address).ok_or(Error::Invalid)?;
+            Ok((table, address.table_index(1)))
         }
     }
 }

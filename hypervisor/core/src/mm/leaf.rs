@@ -43,6 +43,7 @@ impl PageOwner {
 
 impl<H: MmHost> Mm<H> {
     /// Whether entries for this frame hold references.
+    #[inline]
     fn counted(&self, mfn: Mfn) -> Option<&FrameInfo> {
         if self.config().legacy_substitute == Some(mfn) {
             return None;
@@ -59,30 +60,32 @@ impl<H: MmHost> Mm<H> {
     /// `NotPermitted` for frames that are no RAM, `Busy` for frames of somebody
     /// else and for writing frames that are in use as something else, `Access`
     /// for other memory types on pages of the hypervisor's.
+    #[inline]
     pub(super) fn get_leaf(
         &self,
         entry: Pte,
         table_owner: &DomainMemory,
         pg_owner: PageOwner,
     ) -> Result<Pte> {
-        if entry.has(Pte::leaf_disallowed(
-            self.config().nx,
-            table_owner.is_privileged(),
-        )) {
+        if entry.has(table_owner.leaf_disallowed) {
             return Err(Error::Invalid);
         }
         let mfn = entry.mfn();
         let Some(info) = self.counted(mfn) else {
             return self.legacy_leaf(entry, table_owner, pg_owner);
         };
-        let (owner, page) = self.get_any_page(mfn).ok_or(Error::Busy)?;
+        let (owner, page) = self.get_any_page_of(info, mfn).ok_or(Error::Busy)?;
         if owner != pg_owner.id && (pg_owner.id == table_owner.id() || !pg_owner.privileged) {
             return Err(Error::Busy);
         }
         if entry.is_writable() {
-            self.get_writable_type(mfn).map_err(|_| Error::Busy)?;
+            self.get_writable_type_of(info).map_err(|_| Error::Busy)?;
         }
-        if entry.has(Pte::CACHE_ATTRIBUTES) && info.count_word().is_hypervisor() {
+        if !entry.has(Pte::CACHE_ATTRIBUTES) {
+            page.keep();
+            return Ok(entry);
+        }
+        if info.count_word().is_hypervisor() {
             if entry.is_writable() {
                 self.put_data_type(mfn);
             }
@@ -102,6 +105,8 @@ impl<H: MmHost> Mm<H> {
     /// An entry for a frame that is no RAM: only the legacy hole, and only for
     /// those with a right to I/O memory, who see a frame of zeros there. What
     /// the first layer has in its hole is not theirs to know.
+    #[cold]
+    #[inline(never)]
     fn legacy_leaf(
         &self,
         entry: Pte,
@@ -135,13 +140,40 @@ impl<H: MmHost> Mm<H> {
     }
 
     /// Gives back what an entry of a level-1 table holds (`put_page_from_l1e`).
+    #[inline]
     pub(super) fn put_leaf(&self, entry: Pte) {
-        if !entry.is_present() || self.counted(entry.mfn()).is_none() {
+        if !entry.is_present() {
             return;
         }
-        if entry.is_writable() {
-            self.put_data_type(entry.mfn());
+        let mfn = entry.mfn();
+        if let Some(info) = self.counted(mfn) {
+            if entry.is_writable() {
+                self.put_data_type_of(info, mfn);
+            }
+            self.put_page_of(info, mfn);
         }
-        self.put_page(entry.mfn());
+    }
+
+    /// What is known of the frame of an entry whose rights change and nothing else:
+    /// it stays present and maps the same frame with the same memory type; what
+    /// differs is [`Pte::RW`] and what is in [`Pte::FAST_PATH`]. The reference to the
+    /// frame stays that of the entry; only the one of type is to be taken or given
+    /// back.
+    ///
+    /// `None` where more must be looked at: only a frame of the table's owner, mapped
+    /// in its own name, has rights that nobody else has a say in (of grants, say).
+    #[inline(always)]
+    pub(super) fn leaf_of_own(
+        &self,
+        new: Pte,
+        table_owner: &DomainMemory,
+        pg_owner: PageOwner,
+    ) -> Option<&FrameInfo> {
+        // The zero frame of the legacy hole has no owner.
+        let info = self.frames().any(new.mfn())?;
+        let own = pg_owner.id == table_owner.id()
+            && info.count_word().is_ram_of(table_owner.ram_bits)
+            && !new.has(Pte::CACHE_ATTRIBUTES);
+        own.then_some(info)
     }
 }

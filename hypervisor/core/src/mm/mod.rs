@@ -109,6 +109,11 @@ pub trait MmHost: Memory + Tlb {
     /// first shows the machine-to-phys table to the guest, read-only.
     fn hypervisor_slots(&self) -> [u64; entry::HYPERVISOR_SLOTS];
 
+    /// The entry of [`Self::hypervisor_slots`] that shows the machine-to-phys table.
+    fn machphys_entry(&self) -> u64 {
+        self.hypervisor_slots()[entry::MACHPHYS_SLOT - entry::FIRST_HYPERVISOR_SLOT]
+    }
+
     /// The last page of a dying domain is gone. Called with any lock of [`Mm`] held.
     fn pages_gone(&self, _domain: DomainId) {}
 
@@ -143,7 +148,7 @@ impl<H: MmHost> Mm<H> {
     pub fn new(host: H, config: MmConfig) -> Self {
         let mut domains = BTreeMap::new();
         for id in [DomainId::IO, DomainId::XEN] {
-            domains.insert(id, Arc::new(DomainMemory::new(id, false, 0)));
+            domains.insert(id, Arc::new(DomainMemory::new(id, false, 0, config.nx)));
         }
         Self {
             host,
@@ -153,6 +158,7 @@ impl<H: MmHost> Mm<H> {
     }
 
     /// The table of frames.
+    #[inline]
     pub fn frames(&self) -> FrameTable<'_> {
         FrameTable(self.host.frame_infos())
     }
@@ -183,7 +189,7 @@ impl<H: MmHost> Mm<H> {
         if domains.contains_key(&id) {
             return Err(Error::Exists);
         }
-        let domain = Arc::new(DomainMemory::new(id, privileged, max_pages));
+        let domain = Arc::new(DomainMemory::new(id, privileged, max_pages, self.config.nx));
         domains.insert(id, Arc::clone(&domain));
         Ok(domain)
     }
@@ -234,6 +240,7 @@ impl<H: MmHost> Mm<H> {
     ///
     /// # Errors
     /// `NotPermitted`
+    #[inline]
     pub fn may_target(&self, caller: &DomainMemory, target: DomainId) -> Result<()> {
         if target == caller.id() || caller.is_privileged() {
             Ok(())

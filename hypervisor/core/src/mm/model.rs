@@ -24,7 +24,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use spin::Mutex;
-use xen_abi::xen::MmuextOp;
+use xen_abi::xen::{MmuUpdate, MmuextOp};
 
 use super::entry::HYPERVISOR_SLOTS;
 use super::{
@@ -504,6 +504,8 @@ impl World {
                 let write = if e & 0x20 != 0 {
                     let old = u64::from(e & 0x40);
                     PtwrWrite::CompareExchange { old, new: value }
+                } else if e & 0x40 != 0 && bytes == 8 {
+                    PtwrWrite::Exchange(value)
                 } else {
                     PtwrWrite::Store(value)
                 };
@@ -512,7 +514,7 @@ impl World {
                     .mm
                     .emulate_write(&guest.memory, root, address, bytes as usize, write)
                 {
-                    super::PtwrOutcome::Done => Ok(()),
+                    super::PtwrOutcome::Done | super::PtwrOutcome::Exchanged(_) => Ok(()),
                     _ => Err(Error::Invalid),
                 }
             }
@@ -824,8 +826,15 @@ impl World {
     ) -> Result<()> {
         let memory = Arc::clone(&self.guests[guest].memory);
         let (tables, pages) = self.mm.mmu_update_targets(&memory, foreigndom)?;
+        let tables = tables.unwrap_or_else(|| Arc::clone(&memory));
+        let request = MmuUpdate { ptr, val: value.0 };
         self.call(guest, vcpu, patience, retry, |mm, caller| {
-            mm.mmu_update(caller, &tables, pages, ptr, value.0)
+            // A second time changes nothing more.
+            let mut done = 0;
+            let twice = [request, request];
+            let result = mm.mmu_updates(caller, &tables, pages, &twice, &mut done);
+            assert!(result.is_ok() == (done == 2));
+            if done == 0 { result } else { Ok(()) }
         })?;
         if memory.is_privileged() && (pages.id != tables.id() || pages.privileged) {
             self.allowed.insert((tables.id(), value.mfn()));

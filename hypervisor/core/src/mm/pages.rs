@@ -62,6 +62,14 @@ impl<H: MmHost> Drop for WritableRef<'_, H> {
     }
 }
 
+/// Says that references were counted wrongly, which is a fault of this code.
+#[cold]
+#[inline(never)]
+fn complain(mfn: Mfn, what: &str) {
+    log::error!("mm: frame {mfn}: {what}");
+    debug_assert!(false, "{what}");
+}
+
 impl<H: MmHost> Mm<H> {
     /// Takes a reference to a frame of `owner` (`get_page`).
     pub fn get_page(&self, mfn: Mfn, owner: DomainId) -> Option<PageRef<'_, H>> {
@@ -73,7 +81,17 @@ impl<H: MmHost> Mm<H> {
     /// Takes a reference to a frame whoever owns it, and says who
     /// (`page_get_owner_and_reference`).
     pub fn get_any_page(&self, mfn: Mfn) -> Option<(DomainId, PageRef<'_, H>)> {
-        let owner = self.frames().ram(mfn)?.get_any()?;
+        self.get_any_page_of(self.frames().ram(mfn)?, mfn)
+    }
+
+    /// [`Self::get_any_page`], where what is known of the frame is at hand.
+    #[inline]
+    pub(super) fn get_any_page_of(
+        &self,
+        info: &FrameInfo,
+        mfn: Mfn,
+    ) -> Option<(DomainId, PageRef<'_, H>)> {
+        let owner = info.get_any()?;
         Some((owner, PageRef { mm: self, mfn }))
     }
 
@@ -90,18 +108,22 @@ impl<H: MmHost> Mm<H> {
     /// Gives back a reference to a frame. With the last one, the frame goes back
     /// to the heap.
     pub fn put_page(&self, mfn: Mfn) {
-        let Some(info) = self.frames().ram(mfn) else {
-            return;
-        };
+        if let Some(info) = self.frames().ram(mfn) {
+            self.put_page_of(info, mfn);
+        }
+    }
+
+    /// [`Self::put_page`], where what is known of the frame is at hand.
+    #[inline(always)]
+    pub(super) fn put_page_of(&self, info: &FrameInfo, mfn: Mfn) {
         let mut now = info.count_word();
         loop {
             if now.count() == 0 {
                 // A reference too many was put. To lose the frame is the least evil.
-                log::error!("mm: reference count of frame {mfn} below zero");
-                debug_assert!(false, "reference count below zero");
+                complain(mfn, "reference count below zero");
                 return;
             }
-            match info.cas_count(now, now.0 - 1) {
+            match info.cas_count(now, now.0.wrapping_sub(1)) {
                 Ok(()) => break,
                 Err(other) => now = other,
             }
@@ -133,6 +155,8 @@ impl<H: MmHost> Mm<H> {
     }
 
     /// The last reference is gone: the frame leaves its owner.
+    #[cold]
+    #[inline(never)]
     fn release(&self, mfn: Mfn, info: &FrameInfo) {
         // Count 0: nobody else can take a reference, so what is read stays so.
         let count = info.count_word();
@@ -202,6 +226,25 @@ impl<H: MmHost> Mm<H> {
     /// `Invalid` if the frame is in use as another type.
     pub fn get_writable_type(&self, mfn: Mfn) -> Result<()> {
         let info = self.frames().ram(mfn).ok_or(Error::Invalid)?;
+        self.get_writable_type_of(info)
+    }
+
+    /// [`Self::get_writable_type`], where what is known of the frame is at hand.
+    #[inline(always)]
+    pub(super) fn get_writable_type_of(&self, info: &FrameInfo) -> Result<()> {
+        // Mostly it was writable before, and nobody else is at it.
+        let now = info.type_word();
+        if now.is_settled_writable()
+            && !now.is_full()
+            && info.cas_type(now, now.0.wrapping_add(1)).is_ok()
+        {
+            return Ok(());
+        }
+        self.get_writable_type_slowly(info)
+    }
+
+    #[inline(never)]
+    fn get_writable_type_slowly(&self, info: &FrameInfo) -> Result<()> {
         let mut now = info.type_word();
         let old = loop {
             if now.is_full() {
@@ -236,14 +279,34 @@ impl<H: MmHost> Mm<H> {
 
     /// Gives back a type reference of a frame that is no page table.
     pub fn put_data_type(&self, mfn: Mfn) {
-        let Some(info) = self.frames().ram(mfn) else {
-            return;
-        };
+        if let Some(info) = self.frames().ram(mfn) {
+            self.put_data_type_of(info, mfn);
+        }
+    }
+
+    /// [`Self::put_data_type`], where what is known of the frame is at hand.
+    #[inline(always)]
+    pub(super) fn put_data_type_of(&self, info: &FrameInfo, mfn: Mfn) {
+        // Mostly it is writable in more places, or nobody else is at it.
+        let now = info.type_word();
+        if now.is_settled_writable() && now.count() != 0 {
+            if now.count() == 1 {
+                // See below.
+                info.set_stamp(self.host.clock());
+            }
+            if info.cas_type(now, now.0.wrapping_sub(1)).is_ok() {
+                return;
+            }
+        }
+        self.put_data_type_slowly(info, mfn);
+    }
+
+    #[inline(never)]
+    fn put_data_type_slowly(&self, info: &FrameInfo, mfn: Mfn) {
         let mut now = info.type_word();
         loop {
             if now.count() == 0 || now.page_type().level().is_some() {
-                log::error!("mm: type reference of frame {mfn} put that was not taken");
-                debug_assert!(false, "type reference that was not taken");
+                complain(mfn, "type reference put that was not taken");
                 return;
             }
             if now.count() == 1 {

@@ -3,17 +3,19 @@
 
 use super::domain::DomainMemory;
 use super::entry::{Level, Pte};
-use super::frames::PageType;
 use super::leaf::PageOwner;
 use super::types::Tables;
 use super::{Mm, MmHost};
 use crate::addr::{GuestVirtual, Mfn};
+use crate::machine::Frame;
 
 /// A write as the instruction would have made it. Values are zero-extended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PtwrWrite {
     /// A plain store.
     Store(u64),
+    /// An exchange, of 8 bytes.
+    Exchange(u64),
     /// A compare-and-exchange.
     CompareExchange {
         /// What is to be there.
@@ -28,6 +30,8 @@ pub enum PtwrWrite {
 pub enum PtwrOutcome {
     /// It is done.
     Done,
+    /// It is done, and this was there before.
+    Exchanged(u64),
     /// Something else was there: this value (of the width of the access).
     Mismatch(u64),
     /// It is not for us, or not allowed: the guest gets its page fault.
@@ -36,19 +40,15 @@ pub enum PtwrOutcome {
 
 impl<H: MmHost> Tables<'_, H> {
     /// The level-1 table of this domain's that is mapped read-only at an address.
-    fn read_only_table(&self, root: Mfn, address: GuestVirtual) -> Option<Mfn> {
-        let (table, slot) = self.find_l1(root, address)?;
-        let entry = Pte(self.frame(table)?.load(slot));
-        if !entry.is_present() || entry.is_writable() || !entry.has(Pte::USER) {
+    #[inline]
+    fn read_only_table(&self, root: Mfn, address: GuestVirtual) -> Option<(Mfn, &Frame)> {
+        const FLAGS: u64 = Pte::PRESENT | Pte::RW | Pte::USER;
+        let (_, table) = self.find_l1(root, address)?;
+        let entry = Pte(table.load(address.table_index(1)));
+        if entry.flags() & FLAGS != Pte::PRESENT | Pte::USER {
             return None;
         }
-        let info = self.mm.frames().ram(entry.mfn())?;
-        let word = info.type_word();
-        (word.page_type() == PageType::L1
-            && word.is_validated()
-            && word.count() != 0
-            && info.count_word().owner() == Some(self.domain.id()))
-        .then_some(entry.mfn())
+        Some((entry.mfn(), self.level1(entry.mfn())?))
     }
 }
 
@@ -62,7 +62,9 @@ impl<H: MmHost> Mm<H> {
         root: Mfn,
         address: GuestVirtual,
     ) -> Option<Mfn> {
-        self.lock(domain).read_only_table(root, address)
+        let tables = self.lock(domain);
+        let (table, _) = tables.read_only_table(root, address)?;
+        Some(table)
     }
 
     /// Carries out a write of 1, 2, 4 or 8 bytes, aligned, that faulted at
@@ -79,10 +81,7 @@ impl<H: MmHost> Mm<H> {
             return PtwrOutcome::Unhandled;
         }
         let tables = self.lock(domain);
-        let Some(frame) = tables
-            .read_only_table(root, address)
-            .and_then(|mfn| tables.frame(mfn))
-        else {
+        let Some((_, frame)) = tables.read_only_table(root, address) else {
             return PtwrOutcome::Unhandled;
         };
         let slot = (address.0 as usize & 0xfff) / 8;
@@ -93,6 +92,8 @@ impl<H: MmHost> Mm<H> {
         let whole = |value: u64| ((value << shift) & mask) | (now & !mask);
         let (expected, new) = match write {
             PtwrWrite::Store(value) => (None, Pte(whole(value))),
+            PtwrWrite::Exchange(_) if bytes != 8 => return PtwrOutcome::Unhandled,
+            PtwrWrite::Exchange(value) => (None, Pte(value)),
             PtwrWrite::CompareExchange { old, new } => (Some(whole(old)), Pte(whole(new))),
         };
         let mut new = new;
@@ -111,6 +112,12 @@ impl<H: MmHost> Mm<H> {
                 }
             },
             None => {
+                // What the CPU notes in the entry meanwhile is not lost to an exchange.
+                if let PtwrWrite::Exchange(_) = write {
+                    let old = frame.swap(slot, new.0);
+                    self.put_leaf(Pte(old));
+                    return PtwrOutcome::Exchanged(old);
+                }
                 frame.store(slot, new.0);
                 now
             }

@@ -249,6 +249,83 @@ fn flags_alone_change_without_new_references() {
 }
 
 #[test]
+fn a_change_of_rights_moves_the_type_alone() {
+    let mut rig = Rig::new();
+    let counts = |rig: &Rig, page: usize| {
+        let mfn = rig.page(1, page);
+        let info = rig.world.mm.frames().ram(mfn).unwrap();
+        (info.count_word().count(), info.type_word().count())
+    };
+    rig.map(1, 0x4000, rig.pte(1, DATA, P | RW)).unwrap();
+    let (frame, kind) = counts(&rig, DATA);
+    rig.map(1, 0x4000, rig.pte(1, DATA, P)).unwrap();
+    assert_eq!(counts(&rig, DATA), (frame, kind - 1));
+    assert!(!Pte(rig.word(1, L1, 4)).is_writable());
+    rig.map(1, 0x4000, rig.pte(1, DATA, P | RW)).unwrap();
+    assert_eq!(counts(&rig, DATA), (frame, kind));
+    // A page table, mapped read-only, does not become writable so.
+    rig.map(1, 0x5000, rig.pte(1, L1, P)).unwrap();
+    assert_eq!(rig.map(1, 0x5000, rig.pte(1, L1, P | RW)), Err(Error::Busy));
+    assert!(!Pte(rig.word(1, L1, 5)).is_writable());
+    rig.done();
+}
+
+#[test]
+fn rights_to_what_others_own_are_looked_at_anew() {
+    let mut rig = Rig::new();
+    let ptr = rig.page(0, L1).address().0 + 0x24 * 8;
+    let foreign = rig.pte(2, DATA, P);
+    // The control domain maps a page of another's in that one's name ...
+    rig.with(0, |mm, caller| {
+        let owner = mm.page_owner(caller.domain, DomainId(2))?;
+        let domain = caller.domain;
+        mm.mmu_update(caller, domain, owner, ptr, foreign)
+    })
+    .unwrap();
+    let counts = |rig: &Rig| {
+        let info = rig.world.mm.frames().ram(rig.page(2, DATA)).unwrap();
+        (info.count_word().count(), info.type_word().count())
+    };
+    let before = counts(&rig);
+    // ... and does not come to write it in its own.
+    for value in [foreign | RW, foreign | RW | Pte::NX] {
+        assert_eq!(rig.update(0, L1, 0x24, value), Err(Error::Busy));
+    }
+    assert_eq!(counts(&rig), before);
+    assert!(!Pte(rig.word(0, L1, 0x24)).is_writable());
+    rig.update(0, L1, 0x24, 0).unwrap();
+    rig.done();
+}
+
+#[test]
+fn a_batch_stops_at_the_first_that_is_refused() {
+    let mut rig = Rig::new();
+    let table = rig.page(1, L1).address().0;
+    let data = rig.pte(1, DATA, P | RW);
+    let foreign = rig.pte(2, DATA, P);
+    let at = |slot: u64, val: u64| MmuUpdate {
+        ptr: table + slot * 8,
+        val,
+    };
+    let requests = [
+        at(0x24, data),
+        at(0x25, 0),
+        at(0x26, foreign),
+        at(0x27, data),
+    ];
+    let mut done = 0;
+    let result = rig.with(1, |mm, caller| {
+        let domain = caller.domain;
+        mm.mmu_updates(caller, domain, PageOwner::of(domain), &requests, &mut done)
+    });
+    assert_eq!((result, done), (Err(Error::Busy), 2));
+    assert_eq!(Pte(rig.word(1, L1, 0x24)).mfn(), Pte(data).mfn());
+    assert_eq!(rig.word(1, L1, 0x26), 0);
+    assert_eq!(rig.word(1, L1, 0x27), 0);
+    rig.done();
+}
+
+#[test]
 fn rights_over_other_domains() {
     let mut rig = Rig::new();
     let ptr = rig.page(2, L1).address().0 + 0x20 * 8;

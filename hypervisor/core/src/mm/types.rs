@@ -79,14 +79,25 @@ impl<H: MmHost> Mm<H> {
     ///
     /// # Errors
     /// `Restart` when preempted.
+    #[inline]
     pub fn finish_deferred(
         &self,
         deferred: &mut Option<DeferredPut>,
         preempt: &dyn Preempt,
     ) -> Result<()> {
-        let Some(DeferredPut { mfn, partial }) = *deferred else {
-            return Ok(());
-        };
+        match *deferred {
+            None => Ok(()),
+            Some(put) => self.put_deferred(put, deferred, preempt),
+        }
+    }
+
+    #[inline(never)]
+    fn put_deferred(
+        &self,
+        DeferredPut { mfn, partial }: DeferredPut,
+        deferred: &mut Option<DeferredPut>,
+        preempt: &dyn Preempt,
+    ) -> Result<()> {
         // The reference that is held keeps the owner from being forgotten.
         let owner = self
             .frames()
@@ -106,6 +117,12 @@ impl<H: MmHost> Mm<H> {
     }
 }
 
+/// The groups of eight entries among which any is present: most of most tables
+/// is empty.
+fn present_groups(frame: &Frame) -> impl Iterator<Item = usize> {
+    (0..ENTRIES_PER_TABLE / 8).filter(|&group| frame.group_has(group, Pte::PRESENT))
+}
+
 impl<H: MmHost> Tables<'_, H> {
     /// The domain whose tables these are.
     pub fn domain(&self) -> &DomainMemory {
@@ -113,6 +130,7 @@ impl<H: MmHost> Tables<'_, H> {
     }
 
     /// The frame of a page table of this domain.
+    #[inline]
     pub(super) fn frame(&self, mfn: Mfn) -> Option<&Frame> {
         self.mm.host.frame(mfn)
     }
@@ -235,7 +253,45 @@ impl<H: MmHost> Tables<'_, H> {
     /// # Errors
     /// As [`Self::get_table_type`]; on any error but those that record a deferred
     /// put, nothing is taken.
+    #[inline]
     pub(super) fn get_root(&self, mfn: Mfn, work: &mut Work<'_>) -> Result<()> {
+        // Mostly it is pinned, so it was checked before.
+        if let Some(info) = self.mm.frames().any(mfn)
+            && info.count_word().is_ram_of(self.domain.ram_bits)
+            && info.type_word().is_validated_root()
+            && info.get(self.domain.id())
+        {
+            let word = info.type_word();
+            if word.is_validated_root()
+                && !word.is_full()
+                && info.cas_type(word, word.0.wrapping_add(1)).is_ok()
+            {
+                return Ok(());
+            }
+            self.mm.put_page_of(info, mfn);
+        }
+        self.get_root_slowly(mfn, work)
+    }
+
+    /// Gives back what [`Self::get_root`] took, unless it is the last that holds
+    /// the table: then nothing was done.
+    #[inline]
+    pub(super) fn put_spare_root(&self, mfn: Mfn) -> bool {
+        let Some(info) = self.mm.frames().ram(mfn) else {
+            return false;
+        };
+        let word = info.type_word();
+        let spare = word.is_validated_root()
+            && word.count() > 1
+            && info.cas_type(word, word.0.wrapping_sub(1)).is_ok();
+        if spare {
+            self.mm.put_page_of(info, mfn);
+        }
+        spare
+    }
+
+    #[inline(never)]
+    fn get_root_slowly(&self, mfn: Mfn, work: &mut Work<'_>) -> Result<()> {
         self.get_table(mfn, Level::L4, false, false, work)
     }
 
@@ -281,7 +337,7 @@ impl<H: MmHost> Tables<'_, H> {
     fn promote_l1(&self, mfn: Mfn) -> Result<()> {
         let frame = self.frame(mfn).ok_or(Error::Invalid)?;
         let owner = PageOwner::of(self.domain);
-        for slot in 0..ENTRIES_PER_TABLE {
+        for slot in present_groups(frame).flat_map(|group| group * 8..group * 8 + 8) {
             let entry = Pte(frame.load(slot));
             if !entry.is_present() {
                 continue;
@@ -308,7 +364,15 @@ impl<H: MmHost> Tables<'_, H> {
         let info = self.mm.frames().ram(mfn).ok_or(Error::Invalid)?;
         let frame = self.frame(mfn).ok_or(Error::Invalid)?;
         let mut held = start.entry_held;
-        for slot in start.entries..ENTRIES_PER_TABLE {
+        let mut next = start.entries;
+        while next < ENTRIES_PER_TABLE {
+            if next.is_multiple_of(8) && !frame.group_has(next / 8, Pte::PRESENT) {
+                held = false;
+                next += 8;
+                continue;
+            }
+            let slot = next;
+            next += 1;
             if !is_guest_slot(level, slot) {
                 continue;
             }
@@ -380,7 +444,7 @@ impl<H: MmHost> Tables<'_, H> {
     pub(super) fn show_machphys(&self, root: Mfn, shown: bool) {
         if let Some(frame) = self.frame(root) {
             let entry = if shown {
-                self.mm.host.hypervisor_slots()[MACHPHYS_SLOT - FIRST_HYPERVISOR_SLOT]
+                self.mm.host.machphys_entry()
             } else {
                 0
             };
@@ -475,7 +539,7 @@ impl<H: MmHost> Tables<'_, H> {
 
     fn demote_l1(&self, mfn: Mfn) {
         if let Some(frame) = self.frame(mfn) {
-            for slot in 0..ENTRIES_PER_TABLE {
+            for slot in present_groups(frame).flat_map(|group| group * 8..group * 8 + 8) {
                 self.mm.put_leaf(Pte(frame.load(slot)));
             }
         }
@@ -491,8 +555,18 @@ impl<H: MmHost> Tables<'_, H> {
         let mut held_only = start.entry_held;
         // One beyond the last entry that holds something.
         let end = (start.entries + usize::from(held_only)).min(ENTRIES_PER_TABLE);
-        for slot in (0..end).rev() {
-            if !is_guest_slot(level, slot) {
+        let mut next = end;
+        while next > 0 {
+            if next.is_multiple_of(8) && !frame.group_has(next / 8 - 1, Pte::PRESENT) {
+                held_only = false;
+                next -= 8;
+                continue;
+            }
+            next -= 1;
+            let slot = next;
+            let entry = Pte(frame.load(slot));
+            if !is_guest_slot(level, slot) || !entry.is_present() {
+                held_only = false;
                 continue;
             }
             if slot + 1 < end && preempt.preempt_pending() {
@@ -502,7 +576,6 @@ impl<H: MmHost> Tables<'_, H> {
                 });
                 return Err(Error::Restart);
             }
-            let entry = Pte(frame.load(slot));
             if let Err(error) = self.put_entry(entry, held_only, preempt) {
                 info.set_progress(Progress {
                     entries: slot,

@@ -10,14 +10,13 @@ use alloc::sync::Arc;
 
 use xen_abi::xen::{
     MMU_MACHPHYS_UPDATE, MMU_NORMAL_PT_UPDATE, MMU_PT_UPDATE_NO_TRANSLATE,
-    MMU_PT_UPDATE_PRESERVE_AD, UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL,
+    MMU_PT_UPDATE_PRESERVE_AD, MmuUpdate, UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL,
     UVMF_TLB_FLUSH,
 };
 
 use super::domain::DomainMemory;
 use super::entry::{Level, Pte, is_guest_slot};
 use super::ext::{FlushRequest, FlushScope, FlushWhat};
-use super::frames::PageType;
 use super::leaf::PageOwner;
 use super::types::{DeferredPut, Tables, Work};
 use super::{Mm, MmHost, MmuCaller};
@@ -59,6 +58,7 @@ pub(super) struct EntryUpdate {
 
 impl EntryUpdate {
     /// Writes the entry; only A and D of the old one may change under us.
+    #[inline(always)]
     fn write(&self, frame: &Frame, old: Pte, new: Pte) {
         if !self.preserve_ad {
             frame.store(self.slot, new.0);
@@ -82,18 +82,35 @@ impl<H: MmHost> Tables<'_, H> {
     /// Those of [`Mm::get_leaf`]; then the entry is as it was.
     pub(super) fn update_l1(&self, update: EntryUpdate, pg_owner: PageOwner) -> Result<()> {
         let frame = self.frame(update.table).ok_or(Error::Invalid)?;
+        self.update_l1_in(frame, update, pg_owner)
+    }
+
+    /// [`Self::update_l1`], with the contents of the table at hand.
+    #[inline(always)]
+    fn update_l1_in(&self, frame: &Frame, update: EntryUpdate, pg_owner: PageOwner) -> Result<()> {
         let old = Pte(frame.load(update.slot));
         let mut new = update.new;
         if new.is_present() {
-            if new.has(Pte::leaf_disallowed(
-                self.mm.config().nx,
-                self.domain.is_privileged(),
-            )) {
+            if new.has(self.domain.leaf_disallowed) {
                 return Err(Error::Invalid);
             }
             new = new.adjusted(Level::L1);
             if !old.differs(new, Pte::FAST_PATH) {
                 update.write(frame, old, new);
+                return Ok(());
+            }
+            if !old.differs(new, Pte::FAST_PATH | Pte::RW)
+                && let Some(info) = self.mm.leaf_of_own(new, self.domain, pg_owner)
+            {
+                if new.is_writable() {
+                    self.mm
+                        .get_writable_type_of(info)
+                        .map_err(|_| Error::Busy)?;
+                    update.write(frame, old, new);
+                } else {
+                    update.write(frame, old, new);
+                    self.mm.put_data_type_of(info, new.mfn());
+                }
                 return Ok(());
             }
             new = self.mm.get_leaf(new, self.domain, pg_owner)?;
@@ -144,25 +161,99 @@ impl<H: MmHost> Tables<'_, H> {
         Ok(())
     }
 
-    /// Finds the level-1 table, and the entry's index in it, that translates an
-    /// address under a root table in use (`map_guest_l1e`).
-    pub(super) fn find_l1(&self, root: Mfn, address: GuestVirtual) -> Option<(Mfn, usize)> {
+    /// The contents of a validated level-1 table of the domain's. As long as the
+    /// lock is held, it stays one, and its type holds the frame.
+    #[inline]
+    pub(super) fn level1(&self, table: Mfn) -> Option<&Frame> {
+        let info = self.mm.frames().any(table)?;
+        if info.type_word().is_level1() && info.count_word().is_ram_of(self.domain.ram_bits) {
+            self.frame(table)
+        } else {
+            None
+        }
+    }
+
+    /// Writes to an ordinary page of the domain's. Says whether it is one; `false`
+    /// means that more must be looked at.
+    #[inline]
+    fn write_ordinary(&self, address: MachineAddress, value: u64) -> bool {
+        let mfn = address.frame();
+        let Some(info) = self.mm.frames().ram(mfn) else {
+            return false;
+        };
+        // While the lock is held, it becomes no table; the reference keeps it from
+        // being given to somebody else.
+        if !info.type_word().is_settled_writable() || !info.get(self.domain.id()) {
+            return false;
+        }
+        let done = match self.frame(mfn) {
+            Some(frame) if info.type_word().is_settled_writable() => {
+                frame.store(address.offset() / 8, value);
+                true
+            }
+            _ => false,
+        };
+        self.mm.put_page_of(info, mfn);
+        done
+    }
+
+    /// Carries out requests of `mmu_update` up to the first that is neither for an
+    /// entry of a level-1 table nor for an ordinary page. Gives how many, and what
+    /// was wrong with the next.
+    fn update_run(&self, requests: &[MmuUpdate], pg_owner: PageOwner) -> (usize, Result<()>) {
+        const COMMANDS: u32 = 1 << MMU_NORMAL_PT_UPDATE
+            | 1 << MMU_PT_UPDATE_PRESERVE_AD
+            | 1 << MMU_PT_UPDATE_NO_TRANSLATE;
+        let Some(first) = requests.first() else {
+            return (0, Ok(()));
+        };
+        let mut table = MachineAddress(first.ptr).frame();
+        let mut contents = self.level1(table);
+        for (done, request) in requests.iter().enumerate() {
+            let command = (request.ptr & MMU_COMMAND) as u32;
+            if COMMANDS >> command & 1 == 0 {
+                return (done, Ok(()));
+            }
+            let address = MachineAddress(request.ptr);
+            if address.frame() != table {
+                table = address.frame();
+                contents = self.level1(table);
+            }
+            let Some(frame) = contents else {
+                if self.write_ordinary(address, request.val) {
+                    continue;
+                }
+                return (done, Ok(()));
+            };
+            let update = EntryUpdate {
+                table,
+                slot: address.offset() / 8,
+                new: Pte(request.val),
+                preserve_ad: command == MMU_PT_UPDATE_PRESERVE_AD,
+            };
+            if let Err(error) = self.update_l1_in(frame, update, pg_owner) {
+                return (done, Err(error));
+            }
+        }
+        (requests.len(), Ok(()))
+    }
+
+    /// Finds the level-1 table that translates an address under a root table in
+    /// use (`map_guest_l1e`); the entry is that of [`GuestVirtual::table_index`].
+    #[inline]
+    pub(super) fn find_l1(&self, root: Mfn, address: GuestVirtual) -> Option<(Mfn, &Frame)> {
         if !address_ok(address) {
             return None;
         }
         let mut table = root;
         for level in [4, 3, 2] {
             let entry = Pte(self.frame(table)?.load(address.table_index(level)));
-            if !entry.is_present() || entry.has(Pte::PSE) {
+            if entry.flags() & (Pte::PRESENT | Pte::PSE) != Pte::PRESENT {
                 return None;
             }
             table = entry.mfn();
         }
-        let info = self.mm.frames().ram(table)?;
-        let usable = info.type_word().page_type() == PageType::L1
-            && info.type_word().is_validated()
-            && info.count_word().owner() == Some(self.domain.id());
-        usable.then_some((table, address.table_index(1)))
+        Some((table, self.level1(table)?))
     }
 }
 
@@ -174,7 +265,8 @@ pub fn address_ok(address: GuestVirtual) -> bool {
 
 impl<H: MmHost> Mm<H> {
     /// Decodes the `foreigndom` of `mmu_update`: the domain whose page tables
-    /// are changed (upper 16 bits, less one; 0 is the caller) and the owner of the
+    /// are changed (upper 16 bits, less one; 0 is the caller, for which `None` is
+    /// given) and the owner of the
     /// pages that are mapped. Whether a foreign one has a virtual CPU (`Invalid`
     /// if not) is for the caller to check.
     ///
@@ -182,21 +274,75 @@ impl<H: MmHost> Mm<H> {
     /// `NoDomain`
     pub fn mmu_update_targets(
         &self,
-        caller: &Arc<DomainMemory>,
+        caller: &DomainMemory,
         foreigndom: u32,
-    ) -> Result<(Arc<DomainMemory>, PageOwner)> {
+    ) -> Result<(Option<Arc<DomainMemory>>, PageOwner)> {
         let table_owner = match foreigndom >> 16 {
-            0 => Arc::clone(caller),
+            0 => None,
             n => {
                 let id = DomainId((n - 1) as u16);
                 if !id.is_ordinary() {
                     return Err(Error::NoDomain);
                 }
-                self.domain(id).ok_or(Error::NoDomain)?
+                Some(self.domain(id).ok_or(Error::NoDomain)?)
             }
         };
         let pg_owner = self.page_owner(caller, DomainId(foreigndom as u16))?;
         Ok((table_owner, pg_owner))
+    }
+
+    /// Carries out a request of `mmu_update` by the owner of table and page, if it
+    /// is a common one; `None` if it is not, and [`Self::mmu_update`] is to look at
+    /// it. The caller has no work left over.
+    ///
+    /// # Errors
+    /// As [`Self::mmu_update`].
+    pub fn update_own_entry(
+        &self,
+        domain: &DomainMemory,
+        request: MmuUpdate,
+    ) -> Option<Result<()>> {
+        let owner = PageOwner::of(domain);
+        match self.lock(domain).update_run(&[request], owner) {
+            (0, Ok(())) => None,
+            (_, result) => Some(result),
+        }
+    }
+
+    /// Carries out requests of `mmu_update`, as [`Self::mmu_update`] does one
+    /// after the other, but the common ones under one lock. `done` is
+    /// raised by the number of requests that succeeded.
+    ///
+    /// # Errors
+    /// As [`Self::mmu_update`], of the request after those that were done.
+    pub fn mmu_updates(
+        &self,
+        caller: &mut MmuCaller<'_>,
+        table_owner: &DomainMemory,
+        pg_owner: PageOwner,
+        requests: &[MmuUpdate],
+        done: &mut u32,
+    ) -> Result<()> {
+        let own = caller.domain.id();
+        let permitted = pg_owner.id == own && table_owner.id() == own;
+        let mut rest = requests;
+        while !rest.is_empty() {
+            let mut count = 0;
+            if permitted && caller.tables.deferred.is_none() {
+                let result;
+                (count, result) = self.lock(table_owner).update_run(rest, pg_owner);
+                *done = done.saturating_add(count as u32);
+                result?;
+            }
+            let Some((request, after)) = rest.get(count..).and_then(|rest| rest.split_first())
+            else {
+                break;
+            };
+            self.mmu_update(caller, table_owner, pg_owner, request.ptr, request.val)?;
+            *done = done.saturating_add(1);
+            rest = after;
+        }
+        Ok(())
     }
 
     /// Carries out one request of `mmu_update`: `ptr` is a machine address, a
@@ -261,24 +407,15 @@ impl<H: MmHost> Mm<H> {
         preserve_ad: bool,
     ) -> Result<()> {
         let tables = self.lock(table_owner);
-        if let Some(info) = self.frames().ram(address.frame()) {
-            // The common case, without a reference to the table's frame: as long
-            // as the lock is held, a validated table stays one, and its type
-            // holds the frame.
-            let word = info.type_word();
-            if word.page_type() == PageType::L1
-                && word.is_validated()
-                && word.count() != 0
-                && info.count_word().owner() == Some(table_owner.id())
-            {
-                let update = EntryUpdate {
-                    table: address.frame(),
-                    slot: address.offset() / 8,
-                    new,
-                    preserve_ad,
-                };
-                return tables.update_l1(update, pg_owner);
-            }
+        // The common case, without a reference to the table's frame.
+        if let Some(frame) = tables.level1(address.frame()) {
+            let update = EntryUpdate {
+                table: address.frame(),
+                slot: address.offset() / 8,
+                new,
+                preserve_ad,
+            };
+            return tables.update_l1_in(frame, update, pg_owner);
         }
         let page = self
             .get_page(address.frame(), table_owner.id())
@@ -334,16 +471,15 @@ impl<H: MmHost> Mm<H> {
         self.may_target(caller.domain, pg_owner.id)?;
         let root = caller.tables.kernel().ok_or(Error::Invalid)?;
         let tables = self.lock(caller.domain);
-        let (table, slot) = tables
-            .find_l1(root, GuestVirtual(address))
-            .ok_or(Error::Invalid)?;
+        let address = GuestVirtual(address);
+        let (table, frame) = tables.find_l1(root, address).ok_or(Error::Invalid)?;
         let update = EntryUpdate {
             table,
-            slot,
+            slot: address.table_index(1),
             new: Pte(value),
             preserve_ad: false,
         };
-        tables.update_l1(update, pg_owner)?;
-        Ok(decode_uvmf(address, flags))
+        tables.update_l1_in(frame, update, pg_owner)?;
+        Ok(decode_uvmf(address.0, flags))
     }
 }
