@@ -66,6 +66,12 @@ impl<'m> Ring<'m> {
         fence(Ordering::SeqCst);
         self.page.store_u32(RSP_PROD, new);
         fence(Ordering::SeqCst);
+        self.is_awaited(old, new)
+    }
+
+    /// Whether the guest wants to be told of one of the responses from `old` to `new`, which
+    /// were shown: it has not taken it yet.
+    pub fn is_awaited(&self, old: u32, new: u32) -> bool {
         let event = self.page.load_u32(RSP_EVENT);
         new.wrapping_sub(event) < new.wrapping_sub(old)
     }

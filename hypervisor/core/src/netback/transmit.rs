@@ -217,6 +217,7 @@ impl<H: NetbackHost> Vif<H> {
             return false;
         };
         let uplink = self.fabric.uplink();
+        self.begin_run(queue, &ring);
         if let Some(uplink) = uplink {
             uplink.reclaim(uplink.lane(index));
         }
@@ -265,6 +266,7 @@ impl<H: NetbackHost> Vif<H> {
         if let Some(uplink) = uplink {
             uplink.flush(uplink.lane(index));
         }
+        self.end_run(queue);
         more
     }
 

@@ -23,6 +23,8 @@ use crate::switch::{MacAddress, PortId};
 const MULTICAST_MAX: usize = 64;
 /// Entries of the switch's table for addresses that are heard from one vif.
 const LEARNED_MAX: u32 = 64;
+/// When a guest is told of responses that it may have taken by itself, ns.
+const TELL_AFTER: u64 = 30_000;
 /// The least burst of a limited rate, bytes.
 const MIN_BURST: u64 = 131_072;
 
@@ -93,13 +95,27 @@ pub(super) struct Rings<H: NetbackHost> {
     pub rx: BackendGrant<'static, H>,
 }
 
+/// Responses to what was transmitted.
+///
+/// A frontend that sends looks for responses itself when it has told of its requests (netfront
+/// does). Responses that are written while its queue is looked at are therefore shown at once,
+/// but it is told of them a little later, if it has not taken them by then: an event
+/// without anything new has Linux look at the next ones late (its deferred EOI).
+pub(super) struct Responses {
+    /// The index of the next one.
+    at: u32,
+    /// The queue is being looked at.
+    in_run: bool,
+    /// The guest was not told of those from here on.
+    untold: Option<u32>,
+}
+
 pub(super) struct Queue<H: NetbackHost> {
     /// `None` once the device is closed.
     pub rings: RwLock<Option<Rings<H>>>,
     pub tx: Mutex<TxState<H>>,
     pub rx: Mutex<RxState<H>>,
-    /// The index of the next response to what was transmitted.
-    pub responses: Mutex<u32>,
+    pub responses: Mutex<Responses>,
     /// The same, as it was last shown.
     pub answered: AtomicU32,
     pub config: QueueConfig,
@@ -205,7 +221,11 @@ impl<H: NetbackHost> Vif<H> {
                 rings: RwLock::new(Some(rings)),
                 tx: Mutex::new(TxState::new(tx_at)),
                 rx: Mutex::new(RxState::new(rx_at)),
-                responses: Mutex::new(tx_at),
+                responses: Mutex::new(Responses {
+                    at: tx_at,
+                    in_run: false,
+                    untold: None,
+                }),
                 answered: AtomicU32::new(tx_at),
                 config: queue,
             });
@@ -362,20 +382,44 @@ impl<H: NetbackHost> Vif<H> {
         let Some(ring) = ring else {
             return;
         };
-        let mut at = queue.responses.lock();
-        let old = *at;
+        let mut responses = queue.responses.lock();
+        let old = responses.at;
         let mut put = |id, status| {
-            ring.write(*at, NetifTxResponse { id, status }.as_bytes());
-            *at = at.wrapping_add(1);
+            ring.write(responses.at, NetifTxResponse { id, status }.as_bytes());
+            responses.at = responses.at.wrapping_add(1);
         };
         if let Some((&first, others)) = ids.split_first() {
             put(first, status);
             (0..extras).for_each(|_| put(0, NETIF_RSP_NULL));
             others.iter().for_each(|&id| put(id, status));
         }
-        queue.answered.store(*at, Ordering::Release);
-        if ring.publish(old, *at) {
+        queue.answered.store(responses.at, Ordering::Release);
+        let awaited = ring.publish(old, responses.at);
+        if responses.in_run {
+            responses.untold.get_or_insert(old);
+        } else if awaited {
             self.host.notify(queue.config.tx_port);
+        }
+    }
+
+    /// A run of a queue begins: the guest is told of what it has not taken since the last.
+    pub(super) fn begin_run(&self, queue: &Queue<H>, ring: &Ring<'_>) {
+        let mut responses = queue.responses.lock();
+        responses.in_run = true;
+        if let Some(old) = responses.untold.take()
+            && ring.is_awaited(old, responses.at)
+        {
+            self.host.notify(queue.config.tx_port);
+        }
+    }
+
+    /// A run of a queue ends.
+    pub(super) fn end_run(&self, queue: &Queue<H>) {
+        let mut responses = queue.responses.lock();
+        responses.in_run = false;
+        if responses.untold.is_some() {
+            let when = self.host.now().saturating_add(TELL_AFTER);
+            self.host.raise_at(queue.config.task, when);
         }
     }
 

@@ -164,11 +164,21 @@ fn plain(bytes: Vec<u8>) -> Send {
 fn a_small_frame_to_the_nic_is_answered_at_once() {
     let mut net = Net1::new(&[all_features()], Some((full_info(), 16)), 0);
     let frame = ip_frame(PEER, vif_mac(0), false, 17, &payload(100), false);
+    assert!(net.settle());
     net.send(0, &plain(frame.clone()));
+    // Told a little later, if it has not looked by itself.
+    assert!(!net.host.was_notified(net.fronts[0].config.tx_port));
+    net.host.now.fetch_add(100_000, Ordering::Relaxed);
+    assert!(net.settle());
     assert!(net.host.was_notified(net.fronts[0].config.tx_port));
     assert_eq!(net.fronts[0].take_answers(), [NETIF_RSP_OKAY]);
     let sent = net.send_out();
-    assert_eq!(sent, [(frame, Offload::default())]);
+    assert_eq!(sent, [(frame.clone(), Offload::default())]);
+    net.send(0, &plain(frame));
+    assert_eq!(net.fronts[0].take_answers(), [NETIF_RSP_OKAY]);
+    net.host.now.fetch_add(100_000, Ordering::Relaxed);
+    assert!(net.settle());
+    assert!(!net.host.was_notified(net.fronts[0].config.tx_port));
     net.finish();
 }
 
