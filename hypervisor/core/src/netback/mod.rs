@@ -20,7 +20,7 @@
 //!   break the protocol and grants that are none end the device ([`Misbehaviour`]): nothing of its
 //!   rings is touched any more, and its owner closes it. Nobody else notices.
 //! - A frame's grants are held until the NIC has given it back, also when the device was
-//!   closed or its domain died meanwhile ([`transmit::TxHold`]); then the response is written, after
+//!   closed or its domain died meanwhile (`transmit::TxHold`); then the response is written, after
 //!   the grants were let go.
 //! - Responses of the receive ring are where the requests were: netfront relies on it.
 //! - What waits for a guest is bounded ([`BACKLOG_LIMIT`]); the last to come is dropped. A
