@@ -202,7 +202,9 @@ pub fn create() -> Arc<Domain> {
     let available = (memory::heap().free_frames() + held).saturating_sub(RESERVE);
     let (size, max_pages) = options().dom0_mem.resolve(available);
     let pages = layout::clip_pages(&kernel, size.min(available), initrd_size);
-    let with_store = options().xenstore;
+    let linux = kernel.notes.guest_os == b"linux";
+    // Other kernels may reckon with what Xen's Dom0 sees: no store, and the first port free.
+    let with_store = options().xenstore.unwrap_or(linux);
     let layout = match Layout::with_store(&kernel, pages, initrd_size, with_store) {
         Ok(layout) => layout,
         Err(error) => fail(format_args!(
@@ -224,7 +226,6 @@ pub fn create() -> Arc<Domain> {
         Ok(domain) => domain,
         Err(error) => fail(format_args!("Dom0: {error:?}")),
     };
-    let linux = kernel.notes.guest_os == b"linux";
     let line = command_line(kernel_module.command_line.as_str(), linux);
     let no_memory = |error: Error| -> ! {
         fail(format_args!(

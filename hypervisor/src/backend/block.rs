@@ -610,7 +610,7 @@ fn wait(entry: &BlockEntry) -> Option<BlockStatus> {
 
 /// Gives Dom0 its disks: those of `dom0_disk=`, or all.
 pub fn give_dom0_disks() {
-    if !options().xenstore {
+    if options().xenstore == Some(false) {
         return;
     }
     let all = || {

@@ -177,7 +177,7 @@ fn link_changed(network: usize, entry: &NetEntry, up: bool) {
 /// Gives Dom0 a vif for each NIC, unless it is to have none. Before Dom0 runs.
 pub fn give_dom0_devices() {
     let options = options();
-    if !options.dom0_net || !options.xenstore {
+    if !options.dom0_net || options.xenstore == Some(false) {
         return;
     }
     for (index, network) in networks().iter().enumerate() {

@@ -219,8 +219,9 @@ pub struct Options {
     pub dom0_disks: Option<Vec<(String, vdisk::Spec)>>,
     /// Grants are kept for frontends that use the same ones again and again.
     pub vbd_persistent: bool,
-    /// Xenstore is the hypervisor's; otherwise a server in Dom0 may be.
-    pub xenstore: bool,
+    /// Dom0 is connected to the hypervisor's xenstore; otherwise a server in Dom0 may be.
+    /// `None`: if it is Linux.
+    pub xenstore: Option<bool>,
 }
 
 impl Default for Options {
@@ -280,7 +281,7 @@ impl Default for Options {
             vdisks: Vec::new(),
             dom0_disks: None,
             vbd_persistent: false,
-            xenstore: true,
+            xenstore: None,
         }
     }
 }
@@ -663,10 +664,10 @@ table! {
         |o, a| set(&mut o.watchdog_timeout, a, "<integer>", number32);
     "x2apic", BOOLEAN, "true", "x2APIC mode is used where the CPU has it.",
         |o, a| set_bool(&mut o.x2apic, a);
-    "xenstore", "hypervisor | dom0", "hypervisor", "Who serves xenstore. With dom0, Dom0 is told of none and may run a server of its own; the hypervisor's block and network devices are then not there for guests.",
+    "xenstore", "hypervisor | dom0", "hypervisor for Linux, else dom0", "Who serves xenstore. With dom0, Dom0 is told of none, sees what it sees on Xen, and may run a server of its own; the hypervisor's block and network devices are then not there for guests.",
         |o, a| set(&mut o.xenstore, a, "hypervisor | dom0", |v| Some(match v {
-            "hypervisor" => true,
-            "dom0" => false,
+            "hypervisor" => Some(true),
+            "dom0" => Some(false),
             _ => return None,
         }));
     "xsave", BOOLEAN, "true", "XSAVE, and what needs it, is used where the CPU has it.",
