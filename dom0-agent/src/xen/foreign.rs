@@ -177,11 +177,6 @@ impl ForeignMap {
         Ok(map)
     }
 
-    /// How many frames there are, mapped or not.
-    pub fn len(&self) -> usize {
-        self.errors.len()
-    }
-
     /// Why a frame is not mapped (a positive errno); `None` if it is.
     pub fn error(&self, index: usize) -> Option<i32> {
         match self.errors.get(index) {
