@@ -22,7 +22,7 @@ use xen_abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNST
 use crate::arch::entry::{self, Segment};
 use crate::arch::percpu::{self, PerCpu, SoftIrq};
 use crate::arch::registers::Registers;
-use crate::arch::{apic, cpu, debug, fpu, msr, paging, tlb};
+use crate::arch::{apic, cpu, debug, faulting, fpu, msr, paging, tlb};
 use crate::domain::{Domain, Share};
 use crate::pv::bounce::{self, Bounce};
 use crate::pv::{descriptors, emulate};
@@ -462,17 +462,19 @@ fn load(this: &PerCpu, vcpu: &Vcpu, regs: &mut Registers) {
 /// Loads the MSRs that vCPUs have of their own.
 fn load_msrs(vcpu: &Vcpu) {
     const TSC_AUX: u32 = 0xc000_0103;
-    const MISC_FEATURES_ENABLES: u32 = 0x140;
     let msrs = vcpu.msrs.get();
     let features = cpu::features();
     if features.rdtscp {
         // SAFETY: the register is the guest's.
         unsafe { msr::write(TSC_AUX, msrs.tsc_aux.into()) };
     }
-    if vcpu.domain().cpu_policy().cpuid_faulting() {
-        // SAFETY: the register's one bit concerns ring 3 only.
-        let _ = unsafe { entry::wrmsr_safe(MISC_FEATURES_ENABLES, msrs.misc_features_enables & 1) };
-    }
+    // Where it can be, user space's CPUID is answered by the domain's policy.
+    let domain = vcpu.domain();
+    faulting::set(
+        !domain.privileged
+            || start::options().dom0_cpuid_faulting
+            || msrs.misc_features_enables & 1 != 0,
+    );
 }
 
 /// A selector of the vCPU could not be loaded: its failsafe callback gets to know

@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod debug;
 pub mod descriptors;
 pub mod entry;
+pub mod faulting;
 pub mod fpu;
 pub mod heap;
 pub mod mce;
