@@ -64,6 +64,7 @@ if [ $QEMU = 1 ]; then
     scripts/initramfs.sh disk >/dev/null
     scripts/initramfs.sh store >/dev/null
     scripts/initramfs.sh net >/dev/null
+    scripts/initramfs.sh xl >/dev/null
     scripts/rootfs.sh test >/dev/null
     case "image-bios image-uefi" in
     *"$FILTER"*)
