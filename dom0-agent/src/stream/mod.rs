@@ -29,6 +29,8 @@
 
 use std::io::{self, Read};
 
+pub use overcast_core::addr::{Mfn, Pfn};
+
 pub mod container;
 #[cfg(any(test, feature = "model"))]
 pub mod model;
@@ -52,18 +54,8 @@ pub const MAX_BATCH: usize = 4096;
 /// Pages of the `PAGE_DATA` records that are written, as of Xen's tools.
 pub const BATCH: usize = 1024;
 
-/// Number of a frame as the guest counts them.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Pfn(pub u64);
-
-/// Number of a machine frame.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Mfn(pub u64);
-
-impl Mfn {
-    /// No frame (`INVALID_MFN`).
-    pub const INVALID: Self = Self(u64::MAX);
-}
+/// No frame (`INVALID_MFN`).
+pub const NO_FRAME: Mfn = Mfn(u64::MAX);
 
 /// What a stream may ask for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

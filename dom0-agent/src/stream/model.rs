@@ -229,7 +229,7 @@ impl Source for &mut Model {
             .get((pfn.0 / PER_PAGE) as usize)
             .and_then(|mfn| self.memory.get(&mfn.0))
             .and_then(|page| tables::entries(page).nth((pfn.0 % PER_PAGE) as usize))
-            .map_or(Mfn::INVALID, Mfn)
+            .map_or(NO_FRAME, Mfn)
     }
 
     fn pfn(&self, mfn: Mfn) -> Option<Pfn> {

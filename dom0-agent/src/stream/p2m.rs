@@ -9,7 +9,7 @@ use zerocopy::FromBytes;
 use super::record::{PageType, valid};
 use super::save::Source;
 use super::tables::{self, ENTRIES};
-use super::{Error, Mfn, Page, Pfn, Result};
+use super::{Error, Mfn, NO_FRAME, Page, Pfn, Result};
 
 /// Frames that a page of the guest's list tells of.
 pub const PER_PAGE: u64 = 512;
@@ -46,7 +46,7 @@ impl Map {
     fn chunk(&mut self, pfn: Pfn) -> &mut Chunk {
         self.chunks.entry(pfn.0 / PER_PAGE).or_insert_with(|| {
             Box::new(Chunk {
-                mfns: [Mfn::INVALID; PER_PAGE as usize],
+                mfns: [NO_FRAME; PER_PAGE as usize],
                 types: [PageType::INVALID; PER_PAGE as usize],
             })
         })
@@ -56,7 +56,7 @@ impl Map {
     pub fn set(&mut self, pfn: Pfn, mfn: Mfn) {
         let index = (pfn.0 % PER_PAGE) as usize;
         let chunk = self.chunk(pfn);
-        let new = chunk.mfns[index] == Mfn::INVALID;
+        let new = chunk.mfns[index] == NO_FRAME;
         chunk.mfns[index] = mfn;
         chunk.types[index] = PageType::NORMAL;
         self.pages += u64::from(new);
@@ -79,7 +79,7 @@ impl Map {
         self.chunks.iter().flat_map(|(&number, chunk)| {
             (number * PER_PAGE..)
                 .zip(chunk.mfns.iter().zip(&chunk.types))
-                .filter(|(_, (mfn, _))| **mfn != Mfn::INVALID)
+                .filter(|(_, (mfn, _))| **mfn != NO_FRAME)
                 .map(|(pfn, (&mfn, &kind))| (Pfn(pfn), mfn, kind))
         })
     }

@@ -4,7 +4,7 @@ use xen_abi::arch_x86::{CpuidLeaf, MsrEntry};
 use xen_abi::domctl::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{Mfn, PAGE_SIZE, Page, Pfn};
+use super::{Mfn, NO_FRAME, PAGE_SIZE, Page, Pfn};
 
 /// First eight bytes of a stream.
 pub const MARKER: u64 = u64::MAX;
@@ -342,5 +342,5 @@ pub struct CpuPolicy {
 
 /// Where a frame is, or that it is nowhere.
 pub fn valid(mfn: Mfn) -> Option<Mfn> {
-    (mfn != Mfn::INVALID).then_some(mfn)
+    (mfn != NO_FRAME).then_some(mfn)
 }

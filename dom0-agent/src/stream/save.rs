@@ -25,12 +25,12 @@ pub trait Source {
     fn read(&mut self, mfn: Mfn) -> Result<Page>;
     /// Its list of frames is in these pages; [`Source::mfn`] looks there from now on.
     fn set_p2m(&mut self, pages: &[Mfn]) -> Result<()>;
-    /// Where it says a frame is, at this moment; [`Mfn::INVALID`] beyond the list.
+    /// Where it says a frame is, at this moment; [`NO_FRAME`] beyond the list.
     fn mfn(&self, pfn: Pfn) -> Mfn;
     /// What the hypervisor says the guest calls a machine frame, whoever's it is.
     fn pfn(&self, mfn: Mfn) -> Option<Pfn>;
     /// What frames are, one answer for each; `None` for what is not understood. For
-    /// [`Mfn::INVALID`], [`PageType::INVALID`].
+    /// [`NO_FRAME`], [`PageType::INVALID`].
     fn types(&mut self, mfns: &[Mfn]) -> Result<Vec<Option<PageType>>>;
     /// Shows pages, each with its place in `mfns`; those that cannot be had are left out.
     fn pages(&mut self, mfns: &[Mfn], each: &mut dyn FnMut(usize, &Page)) -> Result<()>;
