@@ -1,7 +1,7 @@
 //! The `overcast` command of Dom0: lists, describes and controls domains.
 //!
 //! It is one client of the hypervisor's control interface, which is Xen's, and of the
-//! store; Xen's own tools are another. `privcmd` makes hypercalls, `control` knows the
+//! store; Xen's own tools are another. `xen` makes hypercalls, `control` knows the
 //! operations, `store` speaks the store's protocol, `cli` defines the command line and
 //! `commands` carries it out. [`stream`] reads and writes saved domains; it is public for
 //! the fuzz targets.
@@ -11,9 +11,17 @@ mod commands;
 mod control;
 mod error;
 mod first_boot;
-mod privcmd;
+#[allow(
+    dead_code,
+    reason = "an interface, of which not every command uses all"
+)]
 mod store;
 pub mod stream;
+#[allow(
+    dead_code,
+    reason = "an interface, of which not every command uses all"
+)]
+mod xen;
 
 use std::process::ExitCode;
 
