@@ -107,6 +107,12 @@ pub enum Command {
         #[arg(short, long, requires = "domain")]
         cap: Option<u16>,
     },
+    /// CPUs: what this machine gives, what machines have in common, where guests can move
+    Cpu {
+        /// What to do with them
+        #[command(subcommand)]
+        command: CpuCommand,
+    },
     /// Read and write the store
     Store {
         /// What to do with it
@@ -157,6 +163,37 @@ pub struct ShutdownArgs {
     /// How long to wait, seconds
     #[arg(long, default_value_t = 120, requires = "wait")]
     pub timeout: u64,
+}
+
+/// What to do with CPUs.
+#[derive(Subcommand, Debug)]
+pub enum CpuCommand {
+    /// Show this machine's CPU, what guests see of it, and how the rest is hidden
+    ///
+    /// With --json it prints the file that `baseline` and `compare` read.
+    Dump,
+    /// Find the best CPU that all machines can give, from their files
+    ///
+    /// With --json it prints a file that describes this CPU.
+    Baseline {
+        /// Files of `overcast cpu dump --json`; `-` is the standard input
+        #[arg(required = true)]
+        files: Vec<std::path::PathBuf>,
+    },
+    /// Compare two machines, and say whether a guest can move from the first to the second
+    ///
+    /// Exit status 7 if it cannot.
+    Compare {
+        /// File of the machine where the guest is
+        from: std::path::PathBuf,
+        /// File of the machine to which it would come
+        to: std::path::PathBuf,
+    },
+    /// Explain a feature: where it is told of, what it needs, which levels have it, how it is hidden
+    Explain {
+        /// Its name, as here or in /proc/cpuinfo
+        flag: String,
+    },
 }
 
 /// What to do with the store.

@@ -9,6 +9,11 @@
 mod cli;
 mod commands;
 mod control;
+#[allow(
+    dead_code,
+    reason = "an interface, of which not every command uses all"
+)]
+mod cpu;
 mod error;
 mod first_boot;
 #[allow(

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::print_json;
 use crate::control::{Control, HostInfo};
+use crate::cpu::report;
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -76,6 +77,21 @@ pub fn check(json: bool) -> Result<()> {
             add("hypervisor", true, host.version.clone());
             add("64-bit PV guests", pv, host.capabilities.clone());
             add("CPUs", host.cpus > 0, host.cpus.to_string());
+            if let Ok(machine) = control
+                .as_ref()
+                .map_err(|_| ())
+                .and_then(|control| crate::cpu::Machine::here(control).map_err(|_| ()))
+            {
+                add("CPU of guests", true, report::baseline(&machine).to_owned());
+                let visible = report::visible(&machine);
+                let found = match (machine.policies.faulting(), visible.is_empty()) {
+                    (true, _) => "CPUID faults: programs see the same".to_owned(),
+                    (false, true) => "nothing more to be seen by programs".to_owned(),
+                    (false, false) => format!("programs see beside: {}", visible.join(" ")),
+                };
+                // Not a fault of the machine: but guests that move have to reckon with it.
+                add("CPU features hidden", true, found);
+            }
             let free = host.free_memory_kib >> 10;
             add(
                 "free memory for guests",

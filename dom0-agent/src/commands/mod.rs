@@ -1,5 +1,6 @@
 //! What the commands do.
 
+mod cpu;
 mod domain;
 mod host;
 mod store;
@@ -46,6 +47,7 @@ pub fn run(cli: Cli) -> Result<()> {
             weight,
             cap,
         } => vcpu::sched(domain.as_deref(), weight, cap, json),
+        Command::Cpu { command } => cpu::run(command, json),
         Command::Store { command } => store::run(command, json),
         Command::FirstBoot {
             wait,

@@ -280,7 +280,7 @@ impl CpuidPolicy {
     }
 
     /// Address sizes, cache lines and caches: those of no machine in particular.
-    fn level_numbers(&mut self) {
+    pub(super) fn level_numbers(&mut self) {
         // A line of 64 bytes; no brand number, no APIC id.
         self.basic[1][1] = 8 << 8;
         self.extended[1][1] = 0;
@@ -306,7 +306,7 @@ impl CpuidPolicy {
         }
     }
 
-    fn level_identity(&mut self, level: Level) {
+    pub(super) fn level_identity(&mut self, level: Level) {
         if let Some(signature) = level.signature(self.vendor) {
             self.basic[1][0] = signature;
             if self.vendor.is_amd() {
@@ -409,6 +409,17 @@ const BY_XCR0: &[Feature] = &[
     f::AVX512_FP16,
 ];
 
+/// Features that a bit of CR4 switches on.
+const BY_CR4: &[Feature] = &[
+    f::FSGSBASE,
+    f::PKU,
+    f::UMIP,
+    f::OSPKE,
+    f::CET_SS,
+    f::CET_IBT,
+    f::CET_SSS,
+];
+
 /// Features that are used by ring 0 only, or say something to it.
 const OF_RING_0: &[Feature] = &[
     f::VME,
@@ -456,6 +467,55 @@ const OF_RING_0: &[Feature] = &[
     f::PQE,
     f::SMAP,
     f::PROC_TRACE,
+    f::SGX,
+    f::ENQCMD,
+    f::HW_PSTATE,
+    f::CPB,
+    f::EFRO,
+    f::WBNOINVD,
+    // How the speculation of branches and loads is, and is controlled.
+    f::IBPB,
+    f::IBRS,
+    f::AMD_STIBP,
+    f::IBRS_ALWAYS,
+    f::STIBP_ALWAYS,
+    f::IBRS_FAST,
+    f::IBRS_SAME_MODE,
+    f::NO_LMSL,
+    f::AMD_PPIN,
+    f::AMD_SSBD,
+    f::VIRT_SSBD,
+    f::SSB_NO,
+    f::PSFD,
+    f::BTC_NO,
+    f::IBPB_RET,
+    f::SRBDS_CTRL,
+    f::MD_CLEAR,
+    f::TSX_FORCE_ABORT,
+    f::HYBRID,
+    f::IBRSB,
+    f::STIBP,
+    f::L1D_FLUSH,
+    f::ARCH_CAPS,
+    f::CORE_CAPS,
+    f::SSBD,
+    f::LFENCE_DISPATCH,
+    f::VERW_CLEAR,
+    f::NSCB,
+    f::AUTO_IBRS,
+    f::SBPB,
+    f::IBPB_BRTYPE,
+    f::SRSO_NO,
+    f::SRSO_US_NO,
+    f::SRSO_MSR_FIX,
+    f::INTEL_PPIN,
+    f::INTEL_PSFD,
+    f::IPRED_CTRL,
+    f::RRSBA_CTRL,
+    f::BHI_CTRL,
+    f::MCDT_NO,
+    f::TSA_SQ_NO,
+    f::TSA_L1_NO,
 ];
 
 /// What keeps a feature from user space where the policy leaves it out, with or without
@@ -464,9 +524,10 @@ pub fn hiding(feature: Feature, faulting: bool) -> Hiding {
     let of = |list: &[Feature]| list.contains(&feature);
     if of(BY_XCR0) {
         Hiding::Enforced(Register::Xcr0)
-    } else if [f::FSGSBASE, f::PKU, f::UMIP, f::OSPKE].contains(&feature) {
+    } else if BY_CR4.contains(&feature) {
         Hiding::Enforced(Register::Cr4)
-    } else if of(OF_RING_0) || feature.word() >= f::FEATURESET_M10AL {
+    } else if of(OF_RING_0) || [f::FEATURESET_M10AL, f::FEATURESET_M10AH].contains(&feature.word())
+    {
         Hiding::Enforced(Register::Privilege)
     } else if faulting {
         Hiding::Unannounced
@@ -476,4 +537,4 @@ pub fn hiding(feature: Feature, faulting: bool) -> Hiding {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -124,6 +124,26 @@ pub fn by_name(name: &str) -> Option<Feature> {
         .filter(|&feature| ![f::APIC, f::OSXSAVE, f::OSPKE].contains(&feature))
 }
 
+/// What a feature is built on, directly.
+pub fn bases(feature: Feature) -> impl Iterator<Item = Feature> {
+    let of_register =
+        feature.word() == f::FEATURESET_M10AL || feature.word() == f::FEATURESET_M10AH;
+    let listed = DEPENDENTS
+        .iter()
+        .filter(move |(_, built)| built.contains(&feature));
+    listed
+        .map(|&(base, _)| base)
+        .chain(of_register.then_some(f::ARCH_CAPS))
+}
+
+/// What is built on a feature, directly.
+pub fn dependents(feature: Feature) -> impl Iterator<Item = Feature> {
+    FEATURES
+        .iter()
+        .copied()
+        .filter(move |&built| bases(built).any(|base| base == feature))
+}
+
 /// What is built on what: without the first, none of the others. (Intel SDM
 /// volume 1 chapters 5 and 13, volume 2 CPUID; AMD APM volume 3 appendix D.)
 const DEPENDENTS: &[(Feature, &[Feature])] = &[

@@ -18,6 +18,7 @@ pub(super) const ARCH_CAPABILITIES: u32 = 0x10a;
 pub(super) const CPUID_FAULTING: u64 = 1 << 31;
 
 /// The policies of the machine (`XEN_SYSCTL_get_cpu_policy`).
+#[derive(Clone)]
 pub struct SystemPolicies {
     /// As CPUID gives it.
     pub raw: CpuidPolicy,

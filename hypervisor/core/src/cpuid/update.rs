@@ -112,7 +112,7 @@ impl CpuidPolicy {
     }
 
     /// Takes a leaf over; `None` if policies have no such leaf.
-    fn set_leaf(&mut self, from: &CpuidLeaf) -> Option<()> {
+    pub(super) fn set_leaf(&mut self, from: &CpuidLeaf) -> Option<()> {
         let value: Leaf = [from.a, from.b, from.c, from.d];
         let subleaf = from.subleaf as usize;
         let place = match from.leaf {

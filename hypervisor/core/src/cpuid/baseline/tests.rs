@@ -212,7 +212,7 @@ fn pools_of_real_cpus() {
 }
 
 /// A machine as CPUID was recorded on it.
-fn recorded(text: &str) -> BTreeMap<(u32, u32), Leaf> {
+pub(in super::super) fn recorded(text: &str) -> BTreeMap<(u32, u32), Leaf> {
     let mut leaves = BTreeMap::new();
     for line in text.lines().take_while(|line| *line != "dom0") {
         let words: Vec<u32> = line
@@ -243,10 +243,10 @@ fn text_of(policy: &CpuidPolicy) -> Vec<String> {
         .collect()
 }
 
-const MAX: &str = include_str!("../testdata/qemu-max.txt");
-const EPYC: &str = include_str!("../testdata/qemu-epyc.txt");
-const SKYLAKE: &str = include_str!("../testdata/qemu-skylake-server.txt");
-const QEMU64: &str = include_str!("../testdata/qemu-qemu64.txt");
+pub(in super::super) const MAX: &str = include_str!("../testdata/qemu-max.txt");
+pub(in super::super) const EPYC: &str = include_str!("../testdata/qemu-epyc.txt");
+pub(in super::super) const SKYLAKE: &str = include_str!("../testdata/qemu-skylake-server.txt");
+pub(in super::super) const QEMU64: &str = include_str!("../testdata/qemu-qemu64.txt");
 
 #[test]
 fn a_level_is_the_same_on_every_machine() {

@@ -1,0 +1,173 @@
+//! CPUs of machines and of guests: what a machine has and gives, what a guest has seen, and
+//! where it can run. The rules are the hypervisor's own (`overcast_core::cpuid`); here are the
+//! files in which machines are compared, and what is told of them.
+//!
+//! [`can_run`] is what a move asks before it sends anything.
+
+pub mod explain;
+pub mod file;
+pub mod report;
+#[cfg(test)]
+mod tests;
+
+use overcast_core::cpuid::{CpuidPolicy, Identity, Level, Obstacle, Seen, SystemPolicies, pool};
+use xen_abi::cpufeatureset::{FEATURES, Feature};
+use xen_abi::sysctl::{
+    XEN_SYSCTL_CPU_POLICY_HOST, XEN_SYSCTL_CPU_POLICY_PV_DEFAULT, XEN_SYSCTL_CPU_POLICY_PV_MAX,
+    XEN_SYSCTL_CPU_POLICY_RAW,
+};
+
+use crate::control::Control;
+use crate::error::{Error, Result};
+use crate::xen::domctl::CpuPolicy;
+
+/// A machine's CPU.
+#[derive(Clone)]
+pub struct Machine {
+    /// Its host name.
+    pub name: String,
+    /// What it has, and gives.
+    pub policies: SystemPolicies,
+}
+
+impl Machine {
+    /// This machine.
+    pub fn here(control: &Control) -> Result<Self> {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let policy = |index| parse(&control.system_cpu_policy(index)?);
+        Ok(Self {
+            name: name.trim().to_owned(),
+            policies: SystemPolicies {
+                raw: policy(XEN_SYSCTL_CPU_POLICY_RAW)?,
+                host: policy(XEN_SYSCTL_CPU_POLICY_HOST)?,
+                pv_max: policy(XEN_SYSCTL_CPU_POLICY_PV_MAX)?,
+                pv_default: policy(XEN_SYSCTL_CPU_POLICY_PV_DEFAULT)?,
+            },
+        })
+    }
+
+    /// A guest made here with nothing special in its configuration.
+    pub fn usual_guest(&self) -> Seen {
+        Seen::on(&self.policies, self.policies.pv_default.clone())
+    }
+
+    /// The highest level that it can give.
+    pub fn highest_level(&self) -> Option<Level> {
+        let most = &self.policies.pv_max;
+        Level::highest_in(most.features(), most.vendor())
+    }
+
+    /// Name of what guests see.
+    pub fn baseline(&self) -> &'static str {
+        self.policies.pv_default.level().map_or("host", Level::name)
+    }
+}
+
+/// A policy as the hypervisor or a stream gave it.
+pub fn parse(policy: &CpuPolicy) -> Result<CpuidPolicy> {
+    CpuidPolicy::from_leaves(&policy.leaves, &policy.msrs).map_err(|error| Error::CpuPolicy {
+        errno: error.error.errno(),
+        leaf: error.leaf,
+        subleaf: error.subleaf,
+        msr: error.msr,
+    })
+}
+
+/// A policy as the hypervisor takes it.
+pub fn serialise(policy: &CpuidPolicy) -> CpuPolicy {
+    CpuPolicy {
+        leaves: policy.leaves(),
+        msrs: policy.msrs().to_vec(),
+    }
+}
+
+/// Whether a guest that has seen so much can run on a machine.
+///
+/// # Errors
+/// Everything that is in the way. Different vendors are; whoever moves a guest by force does it
+/// although there is something.
+pub fn can_run(guest: &Seen, machine: &SystemPolicies) -> std::result::Result<(), Vec<Obstacle>> {
+    let found = guest.obstacles_on(machine);
+    if found.is_empty() { Ok(()) } else { Err(found) }
+}
+
+/// Obstacles as a user is told them, a line each.
+pub fn told(obstacles: &[Obstacle]) -> String {
+    let lines: Vec<String> = obstacles.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+/// The policy of a domain that is to see a CPU by its name: a level, `host`, or a file of
+/// `overcast cpu baseline --json`. `None` for `auto`: as the hypervisor has it.
+///
+/// # Errors
+/// `Unfit` with the flags that this machine lacks.
+pub fn choose(name: &str, machine: &SystemPolicies) -> Result<Option<CpuPolicy>> {
+    let policy = match name {
+        "auto" => return Ok(None),
+        "host" => pool(&[machine], Identity::Machine)
+            .map_err(|_| Error::Unfit("this machine says nothing of its CPU".to_owned()))?,
+        name => match Level::by_name(name) {
+            Some(level) => machine
+                .pv_max
+                .levelled(level, Identity::Level)
+                .map_err(|lacks| Error::Unfit(lacks.to_string()))?,
+            None => {
+                let policy = file::read_policy(name.as_ref())?;
+                let guest = Seen {
+                    policy,
+                    visible: Default::default(),
+                };
+                can_run(&guest, machine).map_err(|found| Error::Unfit(told(&found)))?;
+                guest.policy
+            }
+        },
+    };
+    Ok(Some(serialise(&policy)))
+}
+
+/// A feature by a name: the hypervisor's (that of Xen's header, `-` or `_`), or Linux's.
+pub fn feature_by_name(name: &str) -> Option<Feature> {
+    let plain = |text: &str| -> String {
+        text.chars()
+            .filter(|letter| !['_', '-', '.'].contains(letter))
+            .map(|letter| letter.to_ascii_lowercase())
+            .collect()
+    };
+    let wanted = plain(name);
+    // Names of /proc/cpuinfo that are not those of the header with other punctuation.
+    let wanted = match wanted.as_str() {
+        "pni" => "sse3",
+        "pclmul" | "pclmuldq" => "pclmulqdq",
+        "aes" => "aesni",
+        "lzcnt" => "abm",
+        "shani" => "sha",
+        "pdpe1gb" => "page1gb",
+        "constanttsc" | "nonstoptsc" | "invtsc" => "itsc",
+        "rep good" => "erms",
+        "cx8" | "cmpxchg8b" => "cx8",
+        "cmpxchg16b" => "cx16",
+        "lahf" => "lahflm",
+        "clflsh" => "clflush",
+        "dts" => "ds",
+        "ht" => "htt",
+        "tm" => "tm1",
+        "est" => "eist",
+        "specctrl" => "ibrsb",
+        "archcapabilities" => "archcaps",
+        "avx512ifma52" => "avx512ifma",
+        "flushl1d" => "l1dflush",
+        "tscdeadlinetimer" => "tscdeadline",
+        "vmxe" => "vmx",
+        other => other,
+    };
+    FEATURES
+        .iter()
+        .copied()
+        .find(|feature| plain(feature.name) == wanted)
+}
+
+/// A feature's name as we write it.
+pub fn name_of(feature: Feature) -> String {
+    feature.name.to_ascii_lowercase()
+}
