@@ -13,7 +13,8 @@ use clap_complete::Shell;
     subcommand_required = true,
     arg_required_else_help = true,
     after_help = "Exit status: 0 done, 1 failed, 2 wrong command line, 3 no such domain or node, \
-                  4 no right or no Dom0, 5 refused by the hypervisor, 6 not in time, 7 machine not fit."
+                  4 no right or no Dom0, 5 refused by the hypervisor, 6 not in time, 7 machine not fit, \
+                  8 a domain's kernel, disk or network device cannot be used."
 )]
 pub struct Cli {
     /// Print answers as JSON
@@ -33,6 +34,11 @@ pub enum Command {
         /// Only these, by name or number
         domains: Vec<String>,
     },
+    /// Make a domain and start it
+    ///
+    /// What it is stands in FILE, in the syntax of xl or, if its name ends in .toml, in TOML,
+    /// with the same keys; options add to that, or say it all.
+    Create(CreateArgs),
     /// Describe the machine and its hypervisor
     Info,
     /// Check whether the machine is fit: hypervisor, CPU, memory, store, devices
@@ -137,6 +143,57 @@ pub enum Command {
     /// Print the manual page
     #[command(hide = true)]
     Manual,
+}
+
+/// A domain to be made.
+#[derive(Args, Debug)]
+pub struct CreateArgs {
+    /// File that says what the domain is
+    #[arg(required_unless_present_all = ["name", "kernel", "memory"])]
+    pub file: Option<std::path::PathBuf>,
+    /// What it is called
+    #[arg(short, long)]
+    pub name: Option<String>,
+    /// File with its kernel: as distributions ship it, or PV GRUB
+    #[arg(short, long, value_name = "FILE")]
+    pub kernel: Option<std::path::PathBuf>,
+    /// File with its initrd
+    #[arg(short, long, value_name = "FILE")]
+    pub initrd: Option<std::path::PathBuf>,
+    /// Its kernel's command line
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+    /// Its memory, like 512M or 2G; MiB without a unit
+    #[arg(short, long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// The most memory that it may get later
+    #[arg(long, value_name = "SIZE")]
+    pub max_memory: Option<String>,
+    /// Its vCPUs
+    #[arg(short, long, value_name = "N")]
+    pub vcpus: Option<u32>,
+    /// The most vCPUs that it may get later
+    #[arg(long, value_name = "N")]
+    pub max_vcpus: Option<u32>,
+    /// CPUs where it may run, like 0-2,4
+    #[arg(long)]
+    pub cpus: Option<String>,
+    /// A disk: which part of the machine's disks, like vda,part=2; then, if need be, what the
+    /// guest calls it, and ro: vda,part=2,xvdb,ro
+    #[arg(short, long, value_name = "DISK")]
+    pub disk: Vec<String>,
+    /// A network device: its network, like eth0, or mac=…,network=…,rate=10Mb/s
+    #[arg(long, value_name = "VIF")]
+    pub vif: Vec<String>,
+    /// Its UUID
+    #[arg(long)]
+    pub uuid: Option<String>,
+    /// Leave it paused
+    #[arg(short, long)]
+    pub paused: bool,
+    /// Make nothing; print what would be made
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// A domain.

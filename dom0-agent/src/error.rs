@@ -7,9 +7,10 @@
 //! | 2 | the command line is wrong |
 //! | 3 | there is no such domain, or no such node in the store |
 //! | 4 | this is no Dom0, or the caller has no right to it |
-//! | 5 | the hypervisor refuses, or does not know the operation |
+//! | 5 | the hypervisor refuses, does not know the operation, or has too little memory |
 //! | 6 | it did not happen in time |
 //! | 7 | the machine is not fit (`overcast check`) |
+//! | 8 | a new domain's kernel, initrd, disk or network device cannot be used |
 
 use std::io;
 
@@ -53,6 +54,30 @@ pub enum Error {
         subleaf: u32,
         /// The MSR that is in the way; all ones if none is.
         msr: u32,
+    },
+    /// A domain cannot boot from a file.
+    #[error("{}: {why}", path.display())]
+    Boot {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// A device of a new domain cannot be had.
+    #[error("{device}: {why}")]
+    Device {
+        /// The device.
+        device: String,
+        /// Why not.
+        why: String,
+    },
+    /// The machine has not got so much memory free.
+    #[error("{} MiB of memory are wanted, and {} MiB are free", wanted >> 10, free >> 10)]
+    Memory {
+        /// What is wanted, KiB.
+        wanted: u64,
+        /// What there is, KiB.
+        free: u64,
     },
     /// The store says no.
     #[error("store: {operation} {path}: {error}")]
@@ -127,7 +152,8 @@ impl Error {
                 errno::EPERM | errno::EACCES => 4,
                 _ => 5,
             },
-            Self::CpuPolicy { .. } => 5,
+            Self::CpuPolicy { .. } | Self::Memory { .. } => 5,
+            Self::Boot { .. } | Self::Device { .. } => 8,
             Self::Timeout(_) => 6,
             Self::Unfit(_) => 7,
             _ => 1,

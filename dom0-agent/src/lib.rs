@@ -6,8 +6,10 @@
 //! `commands` carries it out. [`stream`] reads and writes saved domains; it is public for
 //! the fuzz targets.
 
+mod build;
 mod cli;
 mod commands;
+mod config;
 mod control;
 mod error;
 mod first_boot;

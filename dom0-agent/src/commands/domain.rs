@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::{chosen, find, print_json, shown, with_domain};
+use crate::build;
 use crate::cli::ShutdownArgs;
 use crate::control::{Control, DomainInfo};
 use crate::error::{Error, Result};
@@ -100,7 +101,10 @@ pub fn shutdown(args: &ShutdownArgs, how: &str) -> Result<()> {
 pub fn destroy(domain: &str) -> Result<()> {
     with_domain(domain, |control, id| {
         refuse_dom0(id, "destroyed")?;
-        control.destroy(id)
+        match Store::open() {
+            Ok(mut store) => build::remove(control, &mut store, id),
+            Err(_) => control.destroy(id),
+        }
     })
 }
 

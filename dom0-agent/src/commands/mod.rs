@@ -1,5 +1,6 @@
 //! What the commands do.
 
+mod create;
 mod domain;
 mod host;
 mod store;
@@ -22,6 +23,7 @@ pub fn run(cli: Cli) -> Result<()> {
     let json = cli.json;
     match cli.command {
         Command::List { domains } => domain::list(&domains, json),
+        Command::Create(args) => create::create(&args, json),
         Command::Info => host::info(json),
         Command::Check => host::check(json),
         Command::Dmesg { clear } => host::dmesg(clear),
