@@ -54,6 +54,36 @@ pub enum Command {
         /// The keys; `h` lists them
         keys: String,
     },
+    /// Save a domain in a file, which `restore` or Xen's `xl restore` takes
+    Save(SaveArgs),
+    /// Restore a domain from a file of `save` or Xen's `xl save`
+    Restore(RestoreArgs),
+    /// Move a domain to another machine while it runs
+    #[command(visible_alias = "move")]
+    Migrate(MigrateArgs),
+    /// Take domains that other machines send
+    Receive(ReceiveArgs),
+    /// Make this host's keys, and say which hosts it trusts
+    Init(InitArgs),
+    /// Show how moves go, or went
+    MigrateStatus {
+        /// Only of this domain, by name
+        domain: Option<String>,
+        /// Again each second until all are over
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Give a move up: the domain stays here
+    MigrateCancel {
+        /// The domain's name
+        domain: String,
+    },
+    /// Take up what an `overcast migrate` left that was killed: the domain goes on here or there
+    MigrateRecover {
+        /// The target is dead and will never run the domain: let it go on here
+        #[arg(long)]
+        abandoned: bool,
+    },
     /// Stop a domain's vCPUs until it is unpaused
     Pause(Domain),
     /// Let a paused domain go on
@@ -214,6 +244,107 @@ pub struct ShutdownArgs {
     /// How long to wait, seconds
     #[arg(long, default_value_t = 120, requires = "wait")]
     pub timeout: u64,
+}
+
+/// How to save a domain.
+#[derive(Args, Debug)]
+pub struct SaveArgs {
+    /// Name or number
+    pub domain: String,
+    /// Where to
+    pub file: std::path::PathBuf,
+    /// Let the domain go on afterwards
+    #[arg(short, long)]
+    pub checkpoint: bool,
+    /// How long the guest may take to suspend, seconds
+    #[arg(long, default_value_t = 60)]
+    pub timeout: u64,
+}
+
+/// How to restore a domain.
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    /// The file
+    pub file: std::path::PathBuf,
+    /// Leave it paused
+    #[arg(short, long)]
+    pub paused: bool,
+    /// Give it another name than it had
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+/// How to move a domain.
+#[derive(Args, Debug)]
+pub struct MigrateArgs {
+    /// Name or number
+    pub domain: String,
+    /// Where to: HOST or HOST:PORT, where `overcast receive` runs
+    pub host: String,
+    /// Only ask whether the other host would take it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Suspend it first, then send it
+    #[arg(long)]
+    pub offline: bool,
+    /// Its name there
+    #[arg(long)]
+    pub name: Option<String>,
+    /// How what is sent is packed
+    #[arg(long, value_enum, default_value = "none")]
+    pub compress: crate::migrate::wire::Compression,
+    /// KiB in a second at most, while it runs (like 50M)
+    #[arg(long, value_parser = parse_memory)]
+    pub bandwidth: Option<u64>,
+    /// How long it may be down, milliseconds: sets when it is suspended
+    #[arg(long, default_value_t = 300)]
+    pub downtime: u64,
+    /// How long it may all take, seconds; 0 for no limit
+    #[arg(long, default_value_t = 0)]
+    pub timeout: u64,
+    /// What to do at the timeout
+    #[arg(long, value_enum, default_value = "abort")]
+    pub on_timeout: OnTimeout,
+    /// How long the guest may take to suspend, seconds
+    #[arg(long, default_value_t = 60)]
+    pub suspend_timeout: u64,
+    /// Plain TCP: everybody on the way can read and change the guest
+    #[arg(long)]
+    pub insecure_plain: bool,
+}
+
+/// What to do when a move takes too long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum OnTimeout {
+    /// Give it up.
+    Abort,
+    /// Suspend the guest, and send the rest.
+    Suspend,
+}
+
+/// How to take domains.
+#[derive(Args, Debug)]
+pub struct ReceiveArgs {
+    /// Address, or address and port, to listen at
+    #[arg(long, default_value = "0.0.0.0")]
+    pub listen: String,
+    /// End after one domain came
+    #[arg(long)]
+    pub once: bool,
+    /// Plain TCP: everybody who can connect can put guests here
+    #[arg(long)]
+    pub insecure_plain: bool,
+}
+
+/// Which hosts to trust.
+#[derive(Args, Debug)]
+pub struct InitArgs {
+    /// Certificate of a host that may send domains here and get them from here
+    #[arg(long, value_name = "FILE")]
+    pub trust: Vec<std::path::PathBuf>,
+    /// What to call it
+    #[arg(long, requires = "trust")]
+    pub name: Option<String>,
 }
 
 /// What to do with the store.

@@ -16,6 +16,8 @@ use std::io;
 
 use xen_abi::errno;
 
+use crate::stream;
+
 /// A failure of a command.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -101,12 +103,38 @@ pub enum Error {
     /// The machine lacks something.
     #[error("{0}")]
     Unfit(String),
+    /// A stream of a saved or moving domain is wrong.
+    #[error("{0}")]
+    Stream(stream::Error),
+    /// The other machine, or the connection to it.
+    #[error("the other host: {0}")]
+    Peer(String),
+    /// The other machine does not take the domain.
+    #[error("the other host refuses: {0}")]
+    Refused(String),
+    /// Somebody asked for it.
+    #[error("given up on request")]
+    Cancelled,
     /// Reading or writing failed.
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The answer cannot be put into JSON.
     #[error("JSON: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+impl From<stream::Error> for Error {
+    /// An error of this machine that a stream passed on is that error again.
+    fn from(error: stream::Error) -> Self {
+        match error {
+            stream::Error::Io(error) => Self::Io(error),
+            stream::Error::Machine(error) => match error.downcast::<Self>() {
+                Ok(error) => *error,
+                Err(error) => Self::Stream(stream::Error::Machine(error)),
+            },
+            error => Self::Stream(error),
+        }
+    }
 }
 
 /// The result of a command.
@@ -156,6 +184,8 @@ impl Error {
             Self::Boot { .. } | Self::Device { .. } => 8,
             Self::Timeout(_) => 6,
             Self::Unfit(_) => 7,
+            Self::Peer(_) | Self::Refused(_) => 8,
+            Self::Cancelled => 9,
             _ => 1,
         }
     }

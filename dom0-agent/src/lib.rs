@@ -13,6 +13,7 @@ mod config;
 mod control;
 mod error;
 mod first_boot;
+mod migrate;
 #[allow(
     dead_code,
     reason = "an interface, of which not every command uses all"

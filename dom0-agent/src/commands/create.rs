@@ -96,10 +96,10 @@ fn read_table(path: &Path, origin: &str) -> Result<Table> {
 }
 
 /// Says on a terminal what is being done.
-struct Bar(ProgressBar);
+pub(super) struct Bar(ProgressBar);
 
 impl Bar {
-    fn new(quiet: bool) -> Self {
+    pub(super) fn new(quiet: bool) -> Self {
         if quiet || !stderr().is_terminal() {
             return Self(ProgressBar::hidden());
         }
@@ -111,8 +111,8 @@ impl Bar {
         Self(bar)
     }
 
-    fn tell(&mut self, what: &'static str, done: u64, all: u64) {
-        self.0.set_message(what);
+    pub(super) fn tell(&mut self, what: &str, done: u64, all: u64) {
+        self.0.set_message(what.to_owned());
         self.0.set_length(all.max(1));
         self.0.set_position(done);
         self.0.tick();

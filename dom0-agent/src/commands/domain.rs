@@ -58,7 +58,7 @@ pub fn list(domains: &[String], json: bool) -> Result<()> {
 }
 
 /// Not on Dom0: it is shut down from within.
-fn refuse_dom0(id: u16, what: &str) -> Result<()> {
+pub(super) fn refuse_dom0(id: u16, what: &str) -> Result<()> {
     match id {
         0 => Err(Error::Usage(format!(
             "Dom0 cannot be {what} from here; use its own poweroff or reboot"

@@ -153,7 +153,10 @@ pub fn status(domain: Option<&str>, watch: bool, json: bool) -> Result<()> {
 
 /// `overcast migrate-cancel`
 pub fn cancel(domain: &str) -> Result<()> {
-    let running: Vec<_> = chosen(Some(domain))?.into_iter().filter(|s| !over(s)).collect();
+    let running: Vec<_> = chosen(Some(domain))?
+        .into_iter()
+        .filter(|s| !over(s))
+        .collect();
     match running.as_slice() {
         [] => Err(Error::Usage(format!("{domain} is not being moved"))),
         all => all.iter().try_for_each(Status::cancel),

@@ -3,6 +3,8 @@
 mod create;
 mod domain;
 mod host;
+mod migrate;
+mod save;
 mod store;
 mod vcpu;
 
@@ -28,6 +30,14 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Check => host::check(json),
         Command::Dmesg { clear } => host::dmesg(clear),
         Command::DebugKeys { keys } => Control::open()?.debug_keys(&keys),
+        Command::Save(args) => save::save(&args, json),
+        Command::Restore(args) => save::restore(&args, json),
+        Command::Migrate(args) => migrate::migrate(&args, json),
+        Command::Receive(args) => migrate::receive(&args),
+        Command::Init(args) => migrate::init(&args),
+        Command::MigrateStatus { domain, watch } => migrate::status(domain.as_deref(), watch, json),
+        Command::MigrateCancel { domain } => migrate::cancel(&domain),
+        Command::MigrateRecover { abandoned } => migrate::recover(abandoned, json),
         Command::Pause(args) => with_domain(&args.domain, |control, id| control.pause(id)),
         Command::Unpause(args) => with_domain(&args.domain, |control, id| control.unpause(id)),
         Command::Shutdown(args) => domain::shutdown(&args, "poweroff"),

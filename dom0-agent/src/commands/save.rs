@@ -9,6 +9,7 @@ use crate::cli::{RestoreArgs, SaveArgs};
 use crate::control::Control;
 use crate::error::Result;
 use crate::migrate::file;
+use crate::migrate::outgoing::catch_signals;
 use crate::store::Store;
 
 /// `overcast save`
@@ -18,6 +19,8 @@ pub fn save(args: &SaveArgs, json: bool) -> Result<()> {
     refuse_dom0(info.id, "saved")?;
     let mut store = Store::open()?;
     let mut bar = Bar::new(json);
+    // The guest goes on then.
+    catch_signals();
     let report = file::save(
         &control,
         &mut store,
@@ -46,6 +49,7 @@ pub fn restore(args: &RestoreArgs, json: bool) -> Result<()> {
     let control = Control::open()?;
     let mut store = Store::open()?;
     let mut bar = Bar::new(json);
+    catch_signals();
     let report = file::restore(
         &control,
         &mut store,

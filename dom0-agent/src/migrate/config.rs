@@ -6,9 +6,9 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::config::DomainConfig;
 use crate::config::devices::{BACKEND_DOMAIN, Disk, Vif};
 use crate::config::domain::{Event, check_name};
-use crate::config::DomainConfig;
 use crate::control::{DomainInfo, Share};
 use crate::error::{Error, Result};
 use crate::store::Store;

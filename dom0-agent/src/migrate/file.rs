@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::config::{self, Saved};
 use super::guest::{Arriving, Leaving};
+use super::outgoing::was_interrupted;
 use super::suspend::{resume, suspend};
 use crate::build::{self, Progress, Rings, Shell, nodes};
 use crate::config::domain::parse_uuid;
@@ -116,7 +117,10 @@ fn write(
     let sent = saver.send(&all, false, |count| {
         done += count;
         progress("saving its memory", done, frames);
-        Ok(())
+        match was_interrupted() {
+            true => Err(super::guest::machine(Error::Cancelled)),
+            false => Ok(()),
+        }
     })?;
     let bytes = saver.written();
     saver.finish()?;
@@ -171,7 +175,7 @@ pub fn restore(
         name.clone_into(&mut saved.config.name);
     }
     check(control, store, &saved)?;
-    let mut new = Incoming::make(control, &saved)?;
+    let mut new = Incoming::make(control, store, &saved)?;
     let finished = (|| {
         let pages = new.receive(control, &mut from, progress)?;
         container::read_end(&mut from)?;
@@ -226,11 +230,11 @@ pub struct Incoming {
 
 impl Incoming {
     /// Makes it, without memory.
-    pub fn make(control: &Control, saved: &Saved) -> Result<Self> {
+    pub fn make(control: &Control, store: &mut Store, saved: &Saved) -> Result<Self> {
         let uuid = parse_uuid(&saved.uuid)
             .ok_or_else(|| Error::Usage("the saved configuration has no UUID".into()))?;
         Ok(Self {
-            shell: Shell::make(control, &saved.config, uuid)?,
+            shell: Shell::make(control, &saved.config, uuid, nodes::store_domain(store)?)?,
             limits: Limits {
                 max_vcpus: saved.config.max_vcpus,
                 ..Limits::MOST
@@ -261,13 +265,16 @@ impl Incoming {
         let restored = restore::restore(&mut reader, self.limits, &mut target, ports, |pages| {
             done += pages;
             progress("restoring its memory", done, 0);
-            Ok(())
+            match was_interrupted() {
+                true => Err(super::guest::machine(Error::Cancelled)),
+                false => Ok(()),
+            }
         })?;
         let rings = Rings {
             store: restored.rings.store,
             console: restored.rings.console,
         };
-        build::grant_rings(control, self.shell.domain, &rings)?;
+        build::grant_rings(control, &self.shell, &rings)?;
         self.rings = Some(rings);
         Ok(restored.pages)
     }

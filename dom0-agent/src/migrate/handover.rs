@@ -312,7 +312,9 @@ mod tests {
                 7 => self.link = true,
                 // Each end notices in its own time.
                 8 if !self.link || self.source != Source::Doubt => self.source(SourceEvent::Failed),
-                9 if !self.link || self.target == Target::Receiving => self.target(TargetEvent::Failed),
+                9 if !self.link || self.target == Target::Receiving => {
+                    self.target(TargetEvent::Failed)
+                }
                 10 => {
                     // The source's process dies: all but what it wrote down is forgotten.
                     self.to_target.clear();
@@ -360,7 +362,10 @@ mod tests {
             world.step(choice);
         }
         assert!(world.target_runs && !world.source_runs);
-        assert_eq!((world.source, world.target), (Source::Gone, Target::Running));
+        assert_eq!(
+            (world.source, world.target),
+            (Source::Gone, Target::Running)
+        );
     }
 
     #[test]
@@ -376,7 +381,10 @@ mod tests {
                 world.target_runs
             })
             .collect();
-        assert_eq!(runs_at_target, [false, false, false, false, false, true, true]);
+        assert_eq!(
+            runs_at_target,
+            [false, false, false, false, false, true, true]
+        );
     }
 
     proptest! {

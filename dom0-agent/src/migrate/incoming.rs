@@ -42,6 +42,7 @@ pub struct Receiver {
 impl Receiver {
     /// Listens; plain TCP if `plain`.
     pub fn new(listen: &str, plain: bool) -> Result<Self> {
+        sweep(&Control::open()?, &mut Store::open()?)?;
         let tls = match plain {
             true => None,
             false => Some(Keys::new(super::tls::DIRECTORY.as_ref()).server()?),
@@ -63,12 +64,19 @@ impl Receiver {
             if Arc::strong_count(&active) > CONNECTIONS {
                 continue;
             }
-            let (tls, moves, active) = (self.tls.clone(), Arc::clone(&self.moves), Arc::clone(&active));
+            let (tls, moves, active) = (
+                self.tls.clone(),
+                Arc::clone(&self.moves),
+                Arc::clone(&active),
+            );
             let serve = move || {
                 let _active = active;
                 match serve(stream, tls.as_ref(), &moves) {
                     Ok(Some(arrival)) => {
-                        println!("{} came from {} and is domain {}", arrival.name, from, arrival.domain);
+                        println!(
+                            "{} came from {} and is domain {}",
+                            arrival.name, from, arrival.domain
+                        );
                         true
                     }
                     Ok(None) => false,
@@ -87,6 +95,25 @@ impl Receiver {
             }
         }
     }
+}
+
+/// Takes away what a process left that is no more: guests that were never told to run. Those
+/// that were, run.
+fn sweep(control: &Control, store: &mut Store) -> Result<()> {
+    for mut arrival in Arrival::all()? {
+        let alive = std::path::Path::new(&format!("/proc/{}", arrival.process)).exists();
+        if alive || matches!(arrival.state, State::Running | State::Gone) {
+            continue;
+        }
+        // Its number may be another domain's by now.
+        if store.domain_name(arrival.domain)?.as_deref() == Some(arrival.name.as_str()) {
+            step(&mut arrival, TargetEvent::Failed)?;
+        } else if control.domain_info(arrival.domain).is_err() {
+            arrival.state = State::Gone;
+            arrival.write()?;
+        }
+    }
+    Ok(())
 }
 
 fn lock(moves: &Moves) -> MutexGuard<'_, HashMap<String, Arrival>> {
@@ -112,7 +139,9 @@ fn serve(
             wire::send(&mut channel, &answer)?;
             Ok(None)
         }
-        _ => Err(Error::Peer("it neither offers a domain nor asks for one".into())),
+        _ => Err(Error::Peer(
+            "it neither offers a domain nor asks for one".into(),
+        )),
     }
 }
 
@@ -181,6 +210,8 @@ fn step(arrival: &mut Arrival, event: TargetEvent) -> Result<Option<FromTarget>>
             let control = Control::open()?;
             let mut store = Store::open()?;
             crate::build::remove(&control, &mut store, arrival.domain)?;
+            // What is not written down as running is not.
+            let _ = arrival.write();
             return Ok(Some(FromTarget::Gone {
                 why: "it was given up".into(),
             }));
@@ -191,7 +222,11 @@ fn step(arrival: &mut Arrival, event: TargetEvent) -> Result<Option<FromTarget>>
 }
 
 /// Looks whether a domain can be had here, and makes it, without memory, if so.
-fn prepare(control: &Control, store: &mut Store, offer: &Offer) -> std::result::Result<(Saved, Incoming), Vec<String>> {
+fn prepare(
+    control: &Control,
+    store: &mut Store,
+    offer: &Offer,
+) -> std::result::Result<(Saved, Incoming), Vec<String>> {
     let mut reasons = Vec::new();
     let saved = match config::from_json(&offer.config) {
         Ok(saved) => saved,
@@ -200,7 +235,7 @@ fn prepare(control: &Control, store: &mut Store, offer: &Offer) -> std::result::
     if let Err(error) = check(control, store, &saved) {
         reasons.push(error.to_string());
     }
-    let new = match Incoming::make(control, &saved) {
+    let new = match Incoming::make(control, store, &saved) {
         Ok(new) => new,
         Err(error) => {
             reasons.push(error.to_string());
@@ -211,7 +246,14 @@ fn prepare(control: &Control, store: &mut Store, offer: &Offer) -> std::result::
         leaves: offer
             .leaves
             .iter()
-            .map(|&[leaf, subleaf, a, b, c, d]| CpuidLeaf { leaf, subleaf, a, b, c, d })
+            .map(|&[leaf, subleaf, a, b, c, d]| CpuidLeaf {
+                leaf,
+                subleaf,
+                a,
+                b,
+                c,
+                d,
+            })
             .collect(),
         msrs: offer
             .msrs
@@ -244,7 +286,12 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
     let (saved, mut new) = match prepared {
         Ok(prepared) => prepared,
         Err(reasons) => {
-            wire::send(&mut channel, &FromTarget::Refuse { reasons: reasons.clone() })?;
+            wire::send(
+                &mut channel,
+                &FromTarget::Refuse {
+                    reasons: reasons.clone(),
+                },
+            )?;
             return Err(Error::Refused(reasons.join("; ")));
         }
     };
@@ -259,7 +306,12 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
         domain: new.domain(),
         state: State::Receiving,
         from: channel.peer(),
+        process: std::process::id(),
     };
+    if let Err(error) = arrival.write() {
+        new.remove(&control, &mut store);
+        return Err(error);
+    }
     lock(moves).insert(offer.id.clone(), arrival);
     let received = (|| {
         wire::send(&mut channel, &FromTarget::Accept)?;

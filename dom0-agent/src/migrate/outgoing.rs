@@ -25,8 +25,8 @@ use crate::build;
 use crate::control::{Control, DomainInfo, Share};
 use crate::error::{Error, Result};
 use crate::store::Store;
-use crate::stream::save::{FrameSet, Saver};
 use crate::stream;
+use crate::stream::save::{FrameSet, Saver};
 
 /// How long the other end may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -90,6 +90,8 @@ pub struct Move<'a> {
     suspended_at: Option<Instant>,
     logging: bool,
     share: Option<Share>,
+    /// vCPUs of the guest.
+    vcpus: u32,
     written: Instant,
     tell: &'a mut dyn FnMut(&Status, u64, u64),
 }
@@ -152,6 +154,7 @@ impl<'a> Move<'a> {
             suspended_at: None,
             logging: false,
             share: None,
+            vcpus: 1,
             written: Instant::now(),
             tell,
         })
@@ -231,11 +234,14 @@ impl<'a> Move<'a> {
             let _ = self.control.set_share(self.domain, share);
         }
         if std::mem::take(&mut self.logging) {
-            let _ = self.control.shadow_switch(self.domain, XEN_DOMCTL_SHADOW_OP_OFF);
+            let _ = self
+                .control
+                .shadow_switch(self.domain, XEN_DOMCTL_SHADOW_OP_OFF);
         }
     }
 
     fn attempt(&mut self, info: &DomainInfo) -> Result<()> {
+        self.vcpus = info.vcpus.max(1);
         let share = self.control.share(self.domain)?;
         let mut saved = config::of_domain(self.store, info, share)?;
         self.status.name.clone_from(&saved.config.name);
@@ -387,8 +393,12 @@ impl<'a> Move<'a> {
     fn throttle(&mut self, cap: u16) -> Result<()> {
         let now = self.control.share(self.domain)?;
         self.share.get_or_insert(now);
-        self.control
-            .set_share(self.domain, Share { cap, ..now })?;
+        let vcpus = u16::try_from(self.vcpus).unwrap_or(u16::MAX);
+        let share = Share {
+            cap: cap.saturating_mul(vcpus),
+            ..now
+        };
+        self.control.set_share(self.domain, share)?;
         self.status.throttled_to = cap;
         Ok(())
     }
@@ -431,7 +441,8 @@ impl<'a> Move<'a> {
             self.report(&message, done, all);
             if self.options.bandwidth != 0 && running {
                 let bytes = saver.output().packed().saturating_sub(before);
-                let due = Duration::from_millis(bytes.saturating_mul(1000) / self.options.bandwidth);
+                let due =
+                    Duration::from_millis(bytes.saturating_mul(1000) / self.options.bandwidth);
                 sleep(due.saturating_sub(begin.elapsed()));
             }
         }
@@ -460,9 +471,12 @@ impl<'a> Move<'a> {
             return Err(peer("the target is ready too early"));
         }
         // From here on the target decides.
-        self.status.state = state;
-        self.status.message = "handed over; waiting for the target's word".into();
-        self.status.write(true)?;
+        let mut doubtful = self.status.clone();
+        doubtful.state = state;
+        doubtful.message = "handed over; waiting for the target's word".into();
+        // If that cannot be written down, nothing was handed over.
+        doubtful.write(true)?;
+        self.status = doubtful;
         channel.set_patience(Some(SILENCE))?;
         let mut answer = wire::send(&mut channel, &FromSource::Commit)
             .and_then(|()| wire::receive::<FromTarget>(&mut channel));
@@ -474,6 +488,12 @@ impl<'a> Move<'a> {
                 return result;
             }
             self.report("in doubt: the link was cut; asking the target", 0, 0);
+            if was_interrupted() {
+                return Err(peer(
+                    "the link was cut in the moment of the handover, and it is not known whether the target runs \
+                     the guest. It is suspended here; `overcast migrate-recover` asks the target again",
+                ));
+            }
             sleep(ASK);
             answer = ask(&self.status);
         }
@@ -523,6 +543,8 @@ pub fn recover(control: &Control, store: &mut Store, abandoned: bool) -> Result<
             State::Doubt if abandoned => SourceEvent::Abandoned,
             _ => SourceEvent::Restarted,
         };
+        // Its number may be another domain's by now.
+        let known = store.domain_name(status.domain)?.as_deref() == Some(status.name.as_str());
         let (mut state, mut action) = status.state.on(event);
         if action == SourceAction::Ask {
             let heard = match ask(&status) {
@@ -539,12 +561,12 @@ pub fn recover(control: &Control, store: &mut Store, abandoned: bool) -> Result<
         status.state = state;
         status.message = "taken up again".into();
         status.write(true)?;
+        if !known {
+            continue;
+        }
         let _ = control.shadow_switch(status.domain, XEN_DOMCTL_SHADOW_OP_OFF);
         match action {
-            SourceAction::Resume => {
-                // It may not have come to being suspended.
-                let _ = resume(control, store, status.domain);
-            }
+            SourceAction::Resume => resume(control, store, status.domain)?,
             SourceAction::Remove => build::remove(control, store, status.domain)?,
             _ => {}
         }
@@ -552,4 +574,3 @@ pub fn recover(control: &Control, store: &mut Store, abandoned: bool) -> Result<
     }
     Ok(changed)
 }
-

@@ -13,7 +13,7 @@ use crate::stream::PAGE_SIZE;
 const FIXED: Duration = Duration::from_millis(60);
 /// Rounds at most.
 const MOST_ROUNDS: usize = 40;
-/// Steps of slowing down, percent of one CPU; multiplied by the guest's vCPUs.
+/// Steps of slowing down: percent of a CPU for each of the guest's vCPUs.
 const CAPS: [u16; 4] = [60, 35, 20, 10];
 /// Rounds without progress before the next step.
 const PATIENCE: usize = 2;
@@ -60,7 +60,9 @@ pub fn predict(rounds: &[Round]) -> Duration {
     };
     let (pages, bytes, ms) = rounds.iter().fold((0u64, 0u64, 0u64), |sum, round| {
         (
-            sum.0.saturating_add(round.pages).saturating_add(round.zeros),
+            sum.0
+                .saturating_add(round.pages)
+                .saturating_add(round.zeros),
             sum.1.saturating_add(round.bytes),
             sum.2.saturating_add(round.ms),
         )
@@ -90,12 +92,18 @@ pub fn next(rounds: &[Round], elapsed: Duration, goals: Goals, throttled: u16) -
         return Next::Continue;
     };
     let recent = before.iter().rev().take(PATIENCE);
-    let stuck = before.len() > PATIENCE && recent.clone().all(|round| last.dirty > round.dirty / 10 * 9);
+    let stuck = before.len() > PATIENCE
+        && recent
+            .clone()
+            .all(|round| last.dirty > round.dirty / 10 * 9);
     if !stuck {
         return Next::Continue;
     }
     // Give each step its rounds.
-    let steps_taken = CAPS.iter().filter(|&&cap| throttled != 0 && cap >= throttled).count();
+    let steps_taken = CAPS
+        .iter()
+        .filter(|&&cap| throttled != 0 && cap >= throttled)
+        .count();
     if before.len() < (steps_taken + 1) * (PATIENCE + 1) {
         return Next::Continue;
     }
@@ -121,9 +129,19 @@ mod tests {
         loop {
             let bytes = send * 4100;
             let ms = (bytes / 100_000).max(1);
-            let speed = if throttled == 0 { 100 } else { u64::from(throttled) };
+            let speed = if throttled == 0 {
+                100
+            } else {
+                u64::from(throttled)
+            };
             let dirty = (rate * ms / 1000 * speed / 100).min(pages);
-            rounds.push(Round { pages: send, zeros: 0, bytes, ms, dirty });
+            rounds.push(Round {
+                pages: send,
+                zeros: 0,
+                bytes,
+                ms,
+                dirty,
+            });
             elapsed += ms;
             match next(&rounds, Duration::from_millis(elapsed), goals, throttled) {
                 Next::Continue => {}
@@ -162,9 +180,15 @@ mod tests {
 
     #[test]
     fn the_time_that_is_given_is_kept() {
-        let goals = Goals { timeout: Duration::from_secs(5), ..GOALS };
+        let goals = Goals {
+            timeout: Duration::from_secs(5),
+            ..GOALS
+        };
         assert_eq!(run(65536, 600_000, goals).2, Next::GiveUp);
-        let goals = Goals { suspend_at_timeout: true, ..goals };
+        let goals = Goals {
+            suspend_at_timeout: true,
+            ..goals
+        };
         assert_eq!(run(65536, 600_000, goals).2, Next::Stop);
         // Without it, the rounds end all the same.
         assert!(run(65536, 600_000, GOALS).0.len() <= MOST_ROUNDS);

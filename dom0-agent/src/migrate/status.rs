@@ -161,12 +161,31 @@ pub struct Arrival {
     pub state: handover::Target,
     /// From where.
     pub from: String,
+    /// The process that takes it.
+    pub process: u32,
 }
 
 impl Arrival {
     /// Writes it down.
     pub fn write(&self) -> Result<()> {
         replace(&file(&self.id, "in")?, self, true)
+    }
+
+    /// All that are known.
+    pub fn all() -> Result<Vec<Self>> {
+        let entries = match fs::read_dir(directory()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|end| end == "in") {
+                found.push(load(&path)?);
+            }
+        }
+        Ok(found)
     }
 
     /// What was written down of a move.

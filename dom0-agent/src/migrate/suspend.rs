@@ -84,8 +84,12 @@ pub fn suspend(
     )))
 }
 
-/// Lets a suspended guest go on where it was: its call returns 1, and its devices stay.
+/// Lets a suspended guest go on where it was: its call returns 1, and its devices stay. One
+/// that is not suspended is left alone.
 pub fn resume(control: &Control, store: &mut Store, domain: u16) -> Result<()> {
+    if shutdown(control, domain)? != Some(SHUTDOWN_SUSPEND) {
+        return Ok(());
+    }
     let mut context = control.vcpu_context(domain, 0)?;
     context.user_regs.rax = 1;
     control.set_vcpu_context(domain, 0, &context)?;

@@ -173,9 +173,9 @@ pub enum Channel {
 impl Channel {
     /// Connects to a host, `HOST` or `HOST:PORT`; plain without keys.
     pub fn connect(host: &str, keys: Option<&Keys>) -> Result<Self> {
-        let has_port = host
-            .rsplit_once(':')
-            .is_some_and(|(name, port)| port.parse::<u16>().is_ok() && (!name.contains(':') || name.ends_with(']')));
+        let has_port = host.rsplit_once(':').is_some_and(|(name, port)| {
+            port.parse::<u16>().is_ok() && (!name.contains(':') || name.ends_with(']'))
+        });
         let full = match has_port {
             true => host.to_owned(),
             false => format!("{host}:{PORT}"),
@@ -318,10 +318,14 @@ mod tests {
         keys_b.make().expect("keys");
         talk(&keys_a, &keys_a).expect("with itself");
         talk(&keys_a, &keys_b).expect_err("strangers");
-        keys_a.trust("b", &keys_b.certificate()).expect("a certificate");
+        keys_a
+            .trust("b", &keys_b.certificate())
+            .expect("a certificate");
         talk(&keys_a, &keys_b).expect_err("the server does not know the client");
         talk(&keys_b, &keys_a).expect_err("the client does not know the server");
-        keys_b.trust("a", &keys_a.certificate()).expect("a certificate");
+        keys_b
+            .trust("a", &keys_a.certificate())
+            .expect("a certificate");
         talk(&keys_a, &keys_b).expect("both know the other");
         talk(&keys_b, &keys_a).expect("both know the other");
     }

@@ -72,7 +72,10 @@ impl Hello {
         if self.protocol != PROTOCOL {
             return Err(peer("it speaks another protocol"));
         }
-        let common = self.versions.iter().filter(|version| VERSIONS.contains(version));
+        let common = self
+            .versions
+            .iter()
+            .filter(|version| VERSIONS.contains(version));
         common.max().copied().ok_or_else(|| {
             peer(format!(
                 "it ({}) speaks versions {:?}, and we {VERSIONS:?}",
@@ -193,7 +196,9 @@ pub fn receive<T: DeserializeOwned>(from: &mut impl Read) -> Result<T> {
     match get(from, &mut payload)? {
         MESSAGE => serde_json::from_slice(&payload)
             .map_err(|error| peer(format!("a message that is not understood: {error}"))),
-        kind => Err(peer(format!("a frame of kind {kind} where a message should be"))),
+        kind => Err(peer(format!(
+            "a frame of kind {kind} where a message should be"
+        ))),
     }
 }
 
@@ -315,7 +320,10 @@ impl<R: Read> StreamReader<R> {
             STREAM => std::mem::take(&mut self.payload),
             STREAM_ZSTD => zstd::bulk::decompress(&self.payload, PIECE)?,
             STREAM_LZ4 => {
-                let size = self.payload.first_chunk().map_or(0, |&size| u32::from_le_bytes(size));
+                let size = self
+                    .payload
+                    .first_chunk()
+                    .map_or(0, |&size| u32::from_le_bytes(size));
                 if size as usize > PIECE {
                     return Err(bad("a piece of the stream that is too long"));
                 }
@@ -391,7 +399,9 @@ mod tests {
         let mut bytes = Vec::new();
         let why = "cancelled".to_owned();
         send(&mut bytes, &FromSource::Abort { why }).expect("a message");
-        let error = StreamReader::new(&bytes[..]).read(&mut [0; 4]).expect_err("aborted");
+        let error = StreamReader::new(&bytes[..])
+            .read(&mut [0; 4])
+            .expect_err("aborted");
         assert!(error.to_string().contains("cancelled"));
     }
 
