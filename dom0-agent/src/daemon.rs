@@ -152,10 +152,11 @@ struct Client {
 
 impl Client {
     fn send(&mut self, data: impl IntoIterator<Item = u8>) {
-        self.pending.extend(data);
-        if self.pending.len() > MAX_PENDING {
-            self.gone = true;
+        if self.gone {
+            return;
         }
+        self.pending.extend(data);
+        self.gone = self.pending.len() > MAX_PENDING;
     }
 
     /// Writes what waits, as far as it goes.
