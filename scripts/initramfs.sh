@@ -19,7 +19,7 @@ and prints its name.
   disk     for a root on a disk (scripts/rootfs.sh): drivers for Xen's, virtio and
            NVMe disks, e2fsck; see scripts/init-disk
   domains  the shell's with Xen's control devices, the `overcast` command, and a kernel and an
-           initrd for guests in /guest; run=domains makes some (qemu-tests/domains)
+           initrd for guests in /guest (after scripts/build-agent.sh)
   nested   Linux's KVM for AMD and QEMU, to run a machine within a machine
   debian   a Debian 12 userland with systemd, gcc and stress-ng (as root; 150 MB)
 END
@@ -36,7 +36,7 @@ mkdir -p "$CACHE"
 sources=("$ROOT/scripts/initramfs.sh" "$ROOT/scripts/init")
 [ "$VARIANT" != disk ] || sources+=("$ROOT/scripts/init-disk" "$KERNEL")
 [ "$VARIANT" != store ] || sources+=("$ROOT/qemu-tests/store/xs.c" "$ROOT/qemu-tests/store/store" "$KERNEL")
-[ "$VARIANT" != domains ] || sources+=("$ROOT/build/overcast-agent" "$ROOT/qemu-tests/domains/domains" "$KERNEL")
+[ "$VARIANT" != domains ] || sources+=("$ROOT/build/overcast-agent" "$KERNEL")
 [ "$VARIANT" != nested ] || sources+=("$ROOT/scripts/init-nested")
 [ "$VARIANT" != net ] || sources+=("$KERNEL")
 [ "$VARIANT" != bench ] || sources+=("$ROOT"/qemu-tests/bench/*.c)
@@ -103,7 +103,6 @@ shell | bench | net | store | domains)
         mv "$WORK/guest" "$WORK/root/"
         copy_modules "$WORK/root" needed xen-privcmd xen-evtchn xen-gntdev
         install -m755 "$ROOT/build/overcast-agent" "$WORK/root/bin/overcast"
-        install -m755 "$ROOT/qemu-tests/domains/domains" "$WORK/root/bin/"
     fi
     pack
     ;;

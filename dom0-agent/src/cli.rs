@@ -39,6 +39,19 @@ pub enum Command {
     /// What it is stands in FILE, in the syntax of xl or, if its name ends in .toml, in TOML,
     /// with the same keys; options add to that, or say it all.
     Create(CreateArgs),
+    /// Connect this terminal with a domain's console; ^] leaves
+    Console {
+        /// Name or number
+        domain: String,
+        /// Only print what the daemon kept of it
+        #[arg(short, long)]
+        log: bool,
+        /// Where stdin is no terminal: leave so many seconds after its end without output
+        #[arg(long, default_value_t = 2, value_name = "SECONDS")]
+        linger: u64,
+    },
+    /// Serve and log domains' consoles, and restart domains; runs until it is ended
+    Daemon,
     /// Describe the machine and its hypervisor
     Info,
     /// Check whether the machine is fit: hypervisor, CPU, memory, store, devices
@@ -221,6 +234,9 @@ pub struct CreateArgs {
     /// Leave it paused
     #[arg(short, long)]
     pub paused: bool,
+    /// Connect this terminal with its console
+    #[arg(short, long, conflicts_with = "paused")]
+    pub console: bool,
     /// Make nothing; print what would be made
     #[arg(long)]
     pub dry_run: bool,

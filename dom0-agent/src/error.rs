@@ -73,6 +73,14 @@ pub enum Error {
         /// Why not.
         why: String,
     },
+    /// A domain's console is another's.
+    #[error(
+        "the console of domain {0} is served by another program (xenconsoled; `xl console` shows it), or open already"
+    )]
+    ConsoleTaken(u16),
+    /// A domain has no console.
+    #[error("the store knows no console of domain {0}")]
+    NoConsole(u16),
     /// The machine has not got so much memory free.
     #[error("{} MiB of memory are wanted, and {} MiB are free", wanted >> 10, free >> 10)]
     Memory {

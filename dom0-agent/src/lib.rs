@@ -10,7 +10,9 @@ mod build;
 mod cli;
 mod commands;
 mod config;
+mod console;
 mod control;
+mod daemon;
 mod error;
 mod first_boot;
 mod migrate;
@@ -20,6 +22,7 @@ mod migrate;
 )]
 mod store;
 pub mod stream;
+mod terminal;
 #[allow(
     dead_code,
     reason = "an interface, of which not every command uses all"

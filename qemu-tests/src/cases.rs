@@ -2,6 +2,7 @@
 
 use crate::artefacts;
 use crate::disks;
+use crate::domains;
 use crate::guest_log;
 use crate::image;
 use crate::machine::{Board, Firmware, Machine, System};
@@ -71,6 +72,7 @@ pub fn all() -> Vec<Case> {
             };
             network::wire(n, &amount)
         }),
+        case("domains-created", domains::created),
         case("domains-1000", oracle::thousand_domains),
         case("dom0-restart", oracle::dom0_restart),
         case("fuzz", |n| fuzz(n, 1..=2, 40, false)),

@@ -23,6 +23,7 @@ pub mod bench;
 pub mod cases;
 pub mod devices;
 pub mod disks;
+pub mod domains;
 pub mod guest_log;
 pub mod image;
 pub mod machine;

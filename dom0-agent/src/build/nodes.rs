@@ -325,7 +325,7 @@ pub fn wait_for_backends(store: &mut Store, domain: u16, config: &DomainConfig) 
         )
     });
     let nics = (0..).zip(&config.vifs);
-    let nics = nics.map(|(number, nic)| ("vif", number, format!("vif {number} ({})", nic.network)));
+    let nics = nics.map(|(number, nic)| ("vif", number, format!("vif {number}, {}", nic.network)));
     let end = Instant::now() + BACKEND_PATIENCE;
     for (kind, number, shown) in disks.chain(nics) {
         let name = format!("backend/{kind}/{domain}/{number}");

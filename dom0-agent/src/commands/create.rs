@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -12,7 +13,9 @@ use crate::build::{self, Boot, Shell, nodes};
 use crate::cli::CreateArgs;
 use crate::config::domain::parse_uuid;
 use crate::config::{ConfigError, DomainConfig, Table, Value, parse_file};
+use crate::console::client;
 use crate::control::{self, Control};
+use crate::daemon;
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -190,6 +193,9 @@ pub fn create(args: &CreateArgs, json: bool) -> Result<()> {
         bar.tell(what, done, all);
     })?;
     drop(bar);
+    if let Err(error) = daemon::remember(&uuid, &config) {
+        eprintln!("overcast: the daemon will not know the domain: {error}");
+    }
     if !args.paused {
         control.unpause(id)?;
     }
@@ -201,5 +207,8 @@ pub fn create(args: &CreateArgs, json: bool) -> Result<()> {
         });
     }
     println!("{} is domain {id}", config.name);
-    Ok(())
+    match args.console {
+        true => client::attach(id, Duration::from_secs(2)),
+        false => Ok(()),
+    }
 }

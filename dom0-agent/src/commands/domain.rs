@@ -9,7 +9,8 @@ use serde::Serialize;
 use super::{chosen, find, print_json, shown, with_domain};
 use crate::build;
 use crate::cli::ShutdownArgs;
-use crate::control::{Control, DomainInfo};
+use crate::control::{Control, DomainInfo, uuid};
+use crate::daemon;
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -102,7 +103,11 @@ pub fn destroy(domain: &str) -> Result<()> {
     with_domain(domain, |control, id| {
         refuse_dom0(id, "destroyed")?;
         match Store::open() {
-            Ok(mut store) => build::remove(control, &mut store, id),
+            Ok(mut store) => {
+                let uuid = uuid(&control.domain_info(id)?.handle);
+                daemon::forget(&uuid);
+                build::remove(control, &mut store, id)
+            }
             Err(_) => control.destroy(id),
         }
     })

@@ -1,6 +1,6 @@
 //! What the commands do.
 
-mod create;
+pub mod create;
 mod domain;
 mod host;
 mod migrate;
@@ -15,7 +15,9 @@ use clap::CommandFactory;
 use serde::Serialize;
 
 use crate::cli::{Cli, Command};
+use crate::console::client;
 use crate::control::{Control, DomainInfo};
+use crate::daemon;
 use crate::error::{Error, Result};
 use crate::first_boot;
 use crate::store::Store;
@@ -26,6 +28,18 @@ pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::List { domains } => domain::list(&domains, json),
         Command::Create(args) => create::create(&args, json),
+        Command::Console {
+            domain,
+            log,
+            linger,
+        } => {
+            let (info, _) = find(&Control::open()?, &domain)?;
+            match log {
+                true => client::print_log(info.id),
+                false => client::attach(info.id, Duration::from_secs(linger)),
+            }
+        }
+        Command::Daemon => daemon::run(),
         Command::Info => host::info(json),
         Command::Check => host::check(json),
         Command::Dmesg { clear } => host::dmesg(clear),
