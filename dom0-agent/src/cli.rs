@@ -14,7 +14,8 @@ use clap_complete::Shell;
     arg_required_else_help = true,
     after_help = "Exit status: 0 done, 1 failed, 2 wrong command line, 3 no such domain or node, \
                   4 no right or no Dom0, 5 refused by the hypervisor, 6 not in time, 7 machine not fit, \
-                  8 a domain's kernel, disk or network device cannot be used."
+                  8 a domain's kernel, disk or network device cannot be used, \
+                  9 other host refuses or is not reached, 10 given up on request."
 )]
 pub struct Cli {
     /// Print answers as JSON

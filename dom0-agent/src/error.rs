@@ -11,6 +11,8 @@
 //! | 6 | it did not happen in time |
 //! | 7 | the machine is not fit (`overcast check`) |
 //! | 8 | a new domain's kernel, initrd, disk or network device cannot be used |
+//! | 9 | the other host refuses, or cannot be reached |
+//! | 10 | given up on request |
 
 use std::io;
 
@@ -192,8 +194,8 @@ impl Error {
             Self::Boot { .. } | Self::Device { .. } => 8,
             Self::Timeout(_) => 6,
             Self::Unfit(_) => 7,
-            Self::Peer(_) | Self::Refused(_) => 8,
-            Self::Cancelled => 9,
+            Self::Peer(_) | Self::Refused(_) => 9,
+            Self::Cancelled => 10,
             _ => 1,
         }
     }

@@ -6,6 +6,7 @@ use crate::domains;
 use crate::guest_log;
 use crate::image;
 use crate::machine::{Board, Firmware, Machine, System};
+use crate::moves;
 use crate::nested;
 use crate::network::{self, Amount};
 use crate::oracle;
@@ -73,6 +74,7 @@ pub fn all() -> Vec<Case> {
             network::wire(n, &amount)
         }),
         case("domains-created", domains::created),
+        case("domains-saved", moves::saved),
         case("domains-1000", oracle::thousand_domains),
         case("dom0-restart", oracle::dom0_restart),
         case("fuzz", |n| fuzz(n, 1..=2, 40, false)),

@@ -27,6 +27,7 @@ pub mod domains;
 pub mod guest_log;
 pub mod image;
 pub mod machine;
+pub mod moves;
 pub mod nested;
 pub mod network;
 pub mod oracle;

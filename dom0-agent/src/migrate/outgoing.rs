@@ -294,10 +294,7 @@ impl<'a> Move<'a> {
     fn send_all(&mut self, channel: &mut Channel) -> Result<()> {
         let guest = Leaving::new(self.control, self.domain)?;
         let packer = StreamWriter::new(&mut *channel, self.options.compression);
-        let mut saver = match Saver::new(guest, packer, true) {
-            Ok(saver) => saver,
-            Err(error) => return Err(error.into()),
-        };
+        let mut saver = Saver::new(guest, packer, true)?;
         let sent = self.rounds(&mut saver);
         if let Err(error) = sent {
             // Whole pieces went out before, so that the target understands this.
