@@ -414,7 +414,7 @@ fn allocate(domain: &Domain, frames: &mut Frames, pages: u64) -> Result<(), Erro
 
 /// Sets the registers of Dom0's first vCPU as the public interface has them at the start.
 fn set_registers(vcpu: &Vcpu, initial: &populate::InitialState) {
-    vcpu.kernel_cr3.set(initial.top_table.address().get());
+    vcpu.set_kernel_base(Some(initial.top_table), Some(initial.top_table));
     vcpu.kernel_mode.set(true);
     // SAFETY: the vCPU never ran, and nobody else sets it up.
     let regs = unsafe { vcpu.saved_registers() };

@@ -166,6 +166,9 @@ impl TypeWord {
     pub(super) const PARTIAL: u64 = 1 << 57;
     /// Was mapped writable with a memory type that does not snoop caches.
     pub(super) const NON_COHERENT: u64 = 1 << 56;
+    /// Is mapped writable by another domain than its owner, not by a grant; or was, since it
+    /// was first mapped writable.
+    pub(super) const FOREIGN: u64 = 1 << 55;
 
     /// A type with flags and a count.
     pub(super) const fn new(page_type: PageType, flags: u64, count: u32) -> Self {
@@ -197,10 +200,16 @@ impl TypeWord {
         self.0 & Self::PARTIAL != 0
     }
 
-    /// Whether it is (or was last) writable, and no CPU uses it as what it was before.
+    /// Whether it is (or was last) writable, and no CPU uses it as what it was before,
+    /// nor another domain by a foreign mapping.
     pub(super) const fn is_settled_writable(self) -> bool {
         let want = ((PageType::Writable as u64) << Self::TYPE_SHIFT) | Self::VALIDATED;
-        self.0 & (Self::TYPE | Self::VALIDATED) == want
+        self.0 & (Self::TYPE | Self::VALIDATED | Self::FOREIGN) == want
+    }
+
+    /// Whether another domain may be writing it by a foreign mapping.
+    pub(super) const fn is_foreign(self) -> bool {
+        self.0 & Self::FOREIGN != 0
     }
 
     /// Whether it is a level-1 table in use.

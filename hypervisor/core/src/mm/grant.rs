@@ -84,6 +84,7 @@ impl<H: MmHost> Mm<H> {
         let page = tables.frame(table).ok_or(Error::Invalid)?;
         let old = Pte(page.load(slot));
         page.store(slot, new.0);
+        tables.entry_changed(table, slot);
         self.put_leaf(old);
         Ok(())
     }
@@ -115,6 +116,7 @@ impl<H: MmHost> Mm<H> {
             let page = tables.frame(table).ok_or(Error::Invalid)?;
             new = Pte(page.load(slot));
             page.store(slot, 0);
+            tables.entry_changed(table, slot);
         }
         let result = tables
             .grant_entry(root, address, flags)
@@ -126,6 +128,7 @@ impl<H: MmHost> Mm<H> {
                     return Err(Error::Invalid);
                 }
                 page.store(slot, new.0);
+                tables.entry_changed(table, slot);
                 Ok(())
             });
         if result.is_err() {

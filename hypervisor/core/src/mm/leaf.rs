@@ -80,6 +80,9 @@ impl<H: MmHost> Mm<H> {
         }
         if entry.is_writable() {
             self.get_writable_type_of(info).map_err(|_| Error::Busy)?;
+            if owner != table_owner.id() {
+                info.page_type.fetch_or(TypeWord::FOREIGN, Ordering::AcqRel);
+            }
         }
         if !entry.has(Pte::CACHE_ATTRIBUTES) {
             page.keep();

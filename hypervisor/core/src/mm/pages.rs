@@ -314,10 +314,18 @@ impl<H: MmHost> Mm<H> {
                 // flushes from now on knows no more of it.
                 info.set_stamp(self.host.clock());
             }
-            match info.cas_type(now, now.0 - 1) {
-                Ok(()) => return,
+            let mut new = now.0 - 1;
+            if now.count() == 1 {
+                new &= !TypeWord::FOREIGN;
+            }
+            match info.cas_type(now, new) {
+                Ok(()) => break,
                 Err(other) => now = other,
             }
+        }
+        if now.is_foreign() {
+            // It was written through that mapping, perhaps.
+            self.mark_dirty(mfn);
         }
     }
 }

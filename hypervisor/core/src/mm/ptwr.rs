@@ -81,7 +81,7 @@ impl<H: MmHost> Mm<H> {
             return PtwrOutcome::Unhandled;
         }
         let tables = self.lock(domain);
-        let Some((_, frame)) = tables.read_only_table(root, address) else {
+        let Some((table, frame)) = tables.read_only_table(root, address) else {
             return PtwrOutcome::Unhandled;
         };
         let slot = (address.0 as usize & 0xfff) / 8;
@@ -115,6 +115,7 @@ impl<H: MmHost> Mm<H> {
                 // What the CPU notes in the entry meanwhile is not lost to an exchange.
                 if let PtwrWrite::Exchange(_) = write {
                     let old = frame.swap(slot, new.0);
+                    tables.entry_changed(table, slot);
                     self.put_leaf(Pte(old));
                     return PtwrOutcome::Exchanged(old);
                 }
@@ -122,6 +123,7 @@ impl<H: MmHost> Mm<H> {
                 now
             }
         };
+        tables.entry_changed(table, slot);
         self.put_leaf(Pte(old));
         PtwrOutcome::Done
     }

@@ -173,6 +173,9 @@ impl World {
                 ));
             }
         }
+        for guest in &self.guests {
+            self.mm.audit_shadow(&guest.memory, &guest.vcpus)?;
+        }
         self.audit_tlb(mapped)
     }
 
