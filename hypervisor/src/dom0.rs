@@ -138,7 +138,8 @@ fn show_machphys() {
     let Some(owner) = mm().domain(DomainId::XEN) else {
         return;
     };
-    let bytes = Host.end_mfn().0 * 8;
+    // Whole pieces, as `XENMEM_machphys_mfn_list` names them.
+    let bytes = (Host.end_mfn().0 * 8).next_multiple_of(crate::arch::paging::SIZE_2M);
     for offset in (0..bytes).step_by(PAGE_SIZE) {
         let Some(mfn) = memory::m2p_frame(offset) else {
             continue;

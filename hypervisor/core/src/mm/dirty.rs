@@ -284,7 +284,7 @@ impl<H: MmHost> Mm<H> {
         }
         domain.for_each_page(self.frames(), |mfn| {
             let info = self.frames().ram(mfn);
-            if info.is_some_and(|info| info.type_word().is_foreign()) {
+            if info.is_some_and(|info| info.type_word().foreign() != 0) {
                 self.mark_dirty_of(domain, mfn);
             }
         });

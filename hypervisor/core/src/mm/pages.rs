@@ -314,18 +314,10 @@ impl<H: MmHost> Mm<H> {
                 // flushes from now on knows no more of it.
                 info.set_stamp(self.host.clock());
             }
-            let mut new = now.0 - 1;
-            if now.count() == 1 {
-                new &= !TypeWord::FOREIGN;
-            }
-            match info.cas_type(now, new) {
-                Ok(()) => break,
+            match info.cas_type(now, now.0 - 1) {
+                Ok(()) => return,
                 Err(other) => now = other,
             }
-        }
-        if now.is_foreign() {
-            // It was written through that mapping, perhaps.
-            self.mark_dirty(mfn);
         }
     }
 }

@@ -107,7 +107,7 @@ impl<H: MmHost> Mm<H> {
             Some(expected) => match frame.compare_exchange(slot, expected, new.0) {
                 Ok(old) => old,
                 Err(actual) => {
-                    self.put_leaf(new);
+                    self.put_leaf(new, domain);
                     return PtwrOutcome::Mismatch((actual & mask) >> shift);
                 }
             },
@@ -116,7 +116,7 @@ impl<H: MmHost> Mm<H> {
                 if let PtwrWrite::Exchange(_) = write {
                     let old = frame.swap(slot, new.0);
                     tables.entry_changed(table, slot);
-                    self.put_leaf(Pte(old));
+                    self.put_leaf(Pte(old), domain);
                     return PtwrOutcome::Exchanged(old);
                 }
                 frame.store(slot, new.0);
@@ -124,7 +124,7 @@ impl<H: MmHost> Mm<H> {
             }
         };
         tables.entry_changed(table, slot);
-        self.put_leaf(Pte(old));
+        self.put_leaf(Pte(old), domain);
         PtwrOutcome::Done
     }
 }

@@ -376,7 +376,7 @@ impl<H: MmHost> Tables<'_, H> {
                 }
                 Err(error) => {
                     for slot in (0..slot).rev() {
-                        self.mm.put_leaf(Pte(frame.load(slot)));
+                        self.mm.put_leaf(Pte(frame.load(slot)), self.domain);
                     }
                     return Err(error);
                 }
@@ -567,7 +567,7 @@ impl<H: MmHost> Tables<'_, H> {
     fn demote_l1(&self, mfn: Mfn) {
         if let Some(frame) = self.frame(mfn) {
             for slot in present_groups(frame).flat_map(|group| group * 8..group * 8 + 8) {
-                self.mm.put_leaf(Pte(frame.load(slot)));
+                self.mm.put_leaf(Pte(frame.load(slot)), self.domain);
             }
         }
     }

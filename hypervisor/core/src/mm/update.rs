@@ -123,7 +123,7 @@ impl<H: MmHost> Tables<'_, H> {
             new = self.mm.get_leaf(new, self.domain, pg_owner)?;
         }
         self.write_entry(&update, frame, old, new);
-        self.mm.put_leaf(old);
+        self.mm.put_leaf(old, self.domain);
         Ok(())
     }
 

@@ -311,7 +311,7 @@ fn steps() -> impl Strategy<Value = Step> {
         Step::Update([kind, who, a, b, c, d, e, stop])
     });
     prop_oneof![
-        8 => (0..2usize, any::<bool>(), 0..24u8, any::<bool>(), any::<bool>())
+        8 => (0..2usize, any::<bool>(), prop_oneof![12..24u8, 0..24u8], any::<bool>(), any::<bool>())
             .prop_map(|(cpu, user, at, write, cached)| Step::Access(cpu, user, at, write, cached)),
         6 => update,
         1 => Just(Step::Flush),
@@ -381,7 +381,9 @@ fn a_round_is_a_fault_a_page() {
     // D in the level-1 table, and the page.
     assert_eq!(dirty(&machine, false), [3, 5]);
     assert_eq!(dirty(&machine, true), [3, 5]);
+    // What the CPU knew of the right to write is gone.
     machine.access(0, false, 5 << 12, true, false).unwrap();
+    assert_eq!(dirty(&machine, true), [5]);
     machine.access(1, false, 5 << 12, true, false).unwrap();
     machine.access(0, false, 6 << 12, false, false).unwrap();
     assert_eq!(dirty(&machine, true), [3, 5]);
