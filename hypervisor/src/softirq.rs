@@ -246,6 +246,13 @@ pub fn reserve_io_timer() -> Result<()> {
     Ok(())
 }
 
+/// Takes back [`reserve_io_timer`].
+pub fn unreserve_io_timer() {
+    for cpu in percpu::all() {
+        QUEUES[cpu.cpu.0 as usize].lock().unreserve(1);
+    }
+}
+
 /// Makes room for the timers of one more vCPU, on whichever CPU it may run. Half
 /// of its domain's watchdogs count as its own.
 pub fn reserve_timers() -> Result<()> {

@@ -67,6 +67,7 @@ use overcast_core::xenstore::perms::{Access, Perms};
 use spin::{Mutex, Once};
 use xen_abi::io_xenbus::*;
 
+use crate::arch::console::GUEST;
 use crate::io::{Progress, Task};
 use crate::xenstore::{Client, View};
 
@@ -196,7 +197,11 @@ impl Device {
 
     /// A key of the frontend's as a number; a failure if there is none.
     pub fn frontend_number(&self, key: &str) -> Result<u32, Failure> {
-        let text = self.frontend_text(key)?;
+        self.frontend_text(key)
+            .and_then(|text| self.frontend_parse(key, &text))
+    }
+
+    fn frontend_parse(&self, key: &str, text: &str) -> Result<u32, Failure> {
         text.trim().parse().map_err(|_| {
             let path = &self.frontend_path;
             Failure::new(Error::Invalid, format_args!("{path}/{key} is no number"))
@@ -208,7 +213,7 @@ impl Device {
         match self.frontend_text(key) {
             Err(failure) if failure.errno == Error::NoEntry.errno() => Ok(default),
             Err(failure) => Err(failure),
-            Ok(_) => self.frontend_number(key),
+            Ok(text) => self.frontend_parse(key, &text),
         }
     }
 
@@ -262,7 +267,9 @@ impl Device {
 
     /// Says what went wrong, in the log and in the store.
     fn report(&self, failure: &Failure) {
+        // A frontend can have this said as often as it likes: within the guests' limit.
         log::warn!(
+            target: GUEST,
             "{}: {} (errno {})",
             self.name(),
             failure.message,
@@ -400,6 +407,32 @@ pub fn create_device(
         }
         write(&backend_path, "state", "1")
     })
+}
+
+/// Takes away all devices of a domain: their nodes of both ends. `false` as long as a
+/// backend still serves one of them.
+pub fn remove_devices(domain: DomainId) -> bool {
+    let (Some(bus), Some(client)) = (BUS.get(), client()) else {
+        return true;
+    };
+    let devices = bus.devices.lock();
+    let mine: Vec<_> = devices
+        .values()
+        .filter(|it| it.device.domain == domain)
+        .map(|it| it.device.clone())
+        .collect();
+    drop(devices);
+    for device in &mine {
+        // The bus's task hears of it, disconnects, and forgets the device.
+        for path in [&device.backend_path, &device.frontend_path] {
+            if let Err(error) = client.remove(path)
+                && error != Error::NoEntry
+            {
+                log::warn!("{path} cannot be removed: {error:?}");
+            }
+        }
+    }
+    mine.is_empty()
 }
 
 fn backend_path(kind: &str, domain: DomainId, id: u32) -> String {
