@@ -57,6 +57,9 @@ pub struct DirtyPages {
     pub stats: DirtyStats,
 }
 
+/// Calls what it is given with each frame that somebody may write by a grant.
+pub type InUse<'a> = dyn FnMut(&mut dyn FnMut(Mfn)) + 'a;
+
 /// The log of one domain.
 pub(super) struct DirtyLog {
     words: Vec<AtomicU64>,
@@ -278,7 +281,7 @@ impl<H: MmHost> Mm<H> {
     }
 
     /// Marks what others may write at any time.
-    fn mark_in_use(&self, domain: &DomainMemory, others: &mut dyn FnMut(&mut dyn FnMut(Mfn))) {
+    fn mark_in_use(&self, domain: &DomainMemory, others: &mut InUse<'_>) {
         for &mfn in domain.held.lock().iter() {
             self.mark_dirty_of(domain, mfn);
         }
@@ -300,7 +303,7 @@ impl<H: MmHost> Mm<H> {
     pub fn clean_log(
         &self,
         domain: &DomainMemory,
-        others: &mut dyn FnMut(&mut dyn FnMut(Mfn)),
+        others: &mut InUse<'_>,
         into: &mut DirtyPages,
     ) -> Result<()> {
         let tables = self.lock(domain);
@@ -319,7 +322,7 @@ impl<H: MmHost> Mm<H> {
     pub fn peek_log(
         &self,
         domain: &DomainMemory,
-        others: &mut dyn FnMut(&mut dyn FnMut(Mfn)),
+        others: &mut InUse<'_>,
         into: &mut DirtyPages,
     ) -> Result<()> {
         self.mark_in_use(domain, others);
