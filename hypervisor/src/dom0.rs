@@ -139,7 +139,8 @@ fn show_machphys() {
     let Some(owner) = mm().domain(DomainId::XEN) else {
         return;
     };
-    let bytes = Host.end_mfn().0 * 8;
+    // Whole pieces, as `XENMEM_machphys_mfn_list` names them.
+    let bytes = (Host.end_mfn().0 * 8).next_multiple_of(crate::arch::paging::SIZE_2M);
     for offset in (0..bytes).step_by(PAGE_SIZE) {
         let Some(mfn) = memory::m2p_frame(offset) else {
             continue;
@@ -458,7 +459,7 @@ fn allocate(domain: &Domain, frames: &mut Frames, pages: u64) -> Result<(), Erro
 
 /// Sets the registers of Dom0's first vCPU as the public interface has them at the start.
 fn set_registers(vcpu: &Vcpu, initial: &populate::InitialState) {
-    vcpu.kernel_cr3.set(initial.top_table.address().get());
+    vcpu.set_kernel_base(Some(initial.top_table), Some(initial.top_table));
     vcpu.kernel_mode.set(true);
     // SAFETY: the vCPU never ran, and nobody else sets it up.
     let regs = unsafe { vcpu.saved_registers() };

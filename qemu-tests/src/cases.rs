@@ -74,6 +74,7 @@ pub fn all() -> Vec<Case> {
         }),
         case("domains-created", domains::created),
         case("domains-1000", oracle::thousand_domains),
+        case("log-dirty", oracle::log_dirty),
         case("dom0-restart", oracle::dom0_restart),
         case("fuzz", |n| fuzz(n, 1..=2, 40, false)),
         long("fuzz-long", |n| fuzz(n, 100..=115, 120, true)),
