@@ -11,7 +11,7 @@ const GUESTS: [(&str, u32, &str, &str); 3] = [
         "one",
         1,
         "facts,vbd,net,dhcp",
-        "disk = [ 'vda,start=1M,size=2M,xvda,w' ]\\nvif = [ 'mac=00:16:3e:00:00:01,bridge=eth0' ]",
+        "disk = [ \"vda,start=1M,size=2M,xvda,w\" ]\\nvif = [ \"mac=00:16:3e:00:00:01,bridge=eth0\" ]",
     ),
     ("two", 2, "facts,work", ""),
     ("four", 4, "facts,work", ""),
@@ -68,7 +68,7 @@ pub fn created(name: &str) -> Result<(), String> {
              memory = 128\\nvcpus = {vcpus}\\nextra = \"console=hvc0 run={words}\"\\n{more}\\n' \
              >/tmp/{guest}.cfg"
         ))?;
-        let command = format!("overcast create /tmp/{guest}.cfg 2>/tmp/error");
+        let command = format!("overcast create /tmp/{guest}.cfg 2>/tmp/error || cat /tmp/error");
         says(&mut session, &command, &format!("{guest} is domain "))?;
     }
 
@@ -155,7 +155,7 @@ pub fn created(name: &str) -> Result<(), String> {
     // Nothing is left in the store.
     says(
         &mut session,
-        "overcast store ls / | grep -cE 'vbd|/vm/|pv' || echo none",
+        "overcast store ls / | grep -E '51712|ostype|xenconsoled' || echo none",
         "none",
     )?;
     session.send_line("poweroff -f")?;
