@@ -228,6 +228,11 @@ pub struct CreateArgs {
     /// CPUs where it may run, like 0-2,4
     #[arg(long)]
     pub cpus: Option<String>,
+    /// The CPU that it sees: x86-64-v1 to x86-64-v4, host, or a file of `overcast cpu baseline --json`
+    ///
+    /// Without it, what the hypervisor's option cpu-baseline= says.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub cpu: Option<String>,
     /// A disk: which part of the machine's disks, like vda,part=2; then, if need be, what the
     /// guest calls it, and ro: vda,part=2,xvdb,ro
     #[arg(short, long, value_name = "DISK")]
@@ -326,6 +331,9 @@ pub struct RestoreArgs {
     /// Give it another name than it had
     #[arg(long)]
     pub name: Option<String>,
+    /// Restore it even if this CPU lacks features that it was shown
+    #[arg(long)]
+    pub force_cpu: bool,
 }
 
 /// How to move a domain.
@@ -338,6 +346,11 @@ pub struct MigrateArgs {
     /// Only ask whether the other host would take it
     #[arg(long)]
     pub dry_run: bool,
+    /// Move it even if the other CPU lacks features that it was shown or could see
+    ///
+    /// Programs that use them end there by an illegal instruction.
+    #[arg(long)]
+    pub force_cpu: bool,
     /// Suspend it first, then send it
     #[arg(long)]
     pub offline: bool,

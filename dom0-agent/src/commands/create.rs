@@ -15,6 +15,7 @@ use crate::config::domain::parse_uuid;
 use crate::config::{ConfigError, DomainConfig, Table, Value, parse_file};
 use crate::console::client;
 use crate::control::{self, Control};
+use crate::cpu;
 use crate::daemon;
 use crate::error::{Error, Result};
 use crate::store::Store;
@@ -48,6 +49,7 @@ pub fn configuration(args: &CreateArgs) -> Result<DomainConfig> {
         ("maxmem", &args.max_memory),
         ("uuid", &args.uuid),
         ("cpus", &args.cpus),
+        ("cpu", &args.cpu),
     ] {
         if let Some(text) = text {
             set(key, Value::Text(text.clone()));
@@ -157,9 +159,16 @@ pub fn make(
         None => build::new_uuid()?,
     };
     let store_domain = nodes::store_domain(store)?;
+    let policy = match &config.cpu {
+        Some(name) => cpu::choose(name, &cpu::Machine::here(control)?.policies)?,
+        None => None,
+    };
     let shell = Shell::make(control, config, uuid, store_domain)?;
     let uuid = control::uuid(&uuid);
     let mut finish = || {
+        if let Some(policy) = &policy {
+            control.set_cpu_policy(shell.domain, policy)?;
+        }
         let rings = build::populate(control, &shell, config, &boot, progress)?;
         progress("making its devices", 0, 0);
         let identity = nodes::Identity {

@@ -67,6 +67,7 @@ pub fn migrate(args: &MigrateArgs, json: bool) -> Result<()> {
         plain: args.insecure_plain,
         name: args.name.clone(),
         dry_run: args.dry_run,
+        force_cpu: args.force_cpu,
         offline: args.offline,
         compression: args.compress,
         bandwidth: args.bandwidth.unwrap_or(0).saturating_mul(1024),

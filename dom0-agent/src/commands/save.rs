@@ -56,6 +56,7 @@ pub fn restore(args: &RestoreArgs, json: bool) -> Result<()> {
         &args.file,
         args.name.as_deref(),
         args.paused,
+        args.force_cpu,
         &mut |what, done, all| bar.tell(what, done, all),
     )?;
     drop(bar);

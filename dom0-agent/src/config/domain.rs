@@ -51,6 +51,9 @@ pub struct DomainConfig {
     /// CPUs where its vCPUs may run, as `overcast vcpu-pin` has them; one text for all, or one
     /// for each.
     pub cpus: Vec<String>,
+    /// The CPU that it sees, by its name or file; what the hypervisor says without it.
+    #[serde(default)]
+    pub cpu: Option<String>,
     /// Its weight against other domains.
     pub weight: Option<u16>,
     /// The most CPU that it may have, percent of one.
@@ -233,6 +236,7 @@ impl DomainConfig {
             vcpus: online,
             max_vcpus,
             cpus,
+            cpu: reader.text("cpu")?,
             weight: reader
                 .number("cpu_weight", 65535)?
                 .map(|weight| weight as u16),

@@ -10,7 +10,9 @@ pub mod report;
 #[cfg(test)]
 mod tests;
 
-use overcast_core::cpuid::{CpuidPolicy, Identity, Level, Obstacle, Seen, SystemPolicies, pool};
+use overcast_core::cpuid::{
+    CpuidPolicy, FeatureSet, Identity, Level, Obstacle, Seen, SystemPolicies, pool,
+};
 use xen_abi::cpufeatureset::{FEATURES, Feature};
 use xen_abi::sysctl::{
     XEN_SYSCTL_CPU_POLICY_HOST, XEN_SYSCTL_CPU_POLICY_PV_DEFAULT, XEN_SYSCTL_CPU_POLICY_PV_MAX,
@@ -19,6 +21,7 @@ use xen_abi::sysctl::{
 
 use crate::control::Control;
 use crate::error::{Error, Result};
+use crate::store::Store;
 use crate::xen::domctl::CpuPolicy;
 
 /// A machine's CPU.
@@ -124,6 +127,61 @@ pub fn choose(name: &str, machine: &SystemPolicies) -> Result<Option<CpuPolicy>>
         },
     };
     Ok(Some(serialise(&policy)))
+}
+
+/// Where it is remembered what programs of a domain may have seen on other machines.
+fn seen_node(uuid: &str) -> String {
+    format!("/vm/{uuid}/cpu-seen")
+}
+
+/// What a domain that runs here may have seen, here and where it came from.
+pub fn seen(control: &Control, store: &mut Store, domain: u16, uuid: &str) -> Result<Seen> {
+    let policy = parse(&control.cpu_policy(domain)?)?;
+    let mut seen = Seen::on(&Machine::here(control)?.policies, policy);
+    // Only what came from elsewhere has such a node.
+    let before = store.read(&seen_node(uuid)).unwrap_or_default();
+    let before = String::from_utf8_lossy(&before).into_owned();
+    let names: Vec<String> = before.split_whitespace().map(str::to_owned).collect();
+    seen.add(&set_of(&names));
+    Ok(seen)
+}
+
+/// Remembers what programs of a domain that comes here may have seen elsewhere.
+pub fn remember(store: &mut Store, uuid: &str, visible: &FeatureSet) -> Result<()> {
+    let names = names_of(visible);
+    if names.is_empty() {
+        return Ok(());
+    }
+    store.write(&seen_node(uuid), names.join(" ").as_bytes())
+}
+
+/// What is in the way of a guest here that was shown a policy, and whose programs may have seen
+/// more.
+pub fn obstacles(
+    control: &Control,
+    policy: &CpuPolicy,
+    visible: &FeatureSet,
+) -> Result<Vec<Obstacle>> {
+    let guest = Seen {
+        policy: parse(policy)?,
+        visible: *visible,
+    };
+    Ok(guest.obstacles_on(&Machine::here(control)?.policies))
+}
+
+/// Names of a set's features.
+pub fn names_of(set: &FeatureSet) -> Vec<String> {
+    let all = FEATURES.iter().filter(|&&feature| set.has(feature));
+    all.map(|&feature| name_of(feature)).collect()
+}
+
+/// A set of features by their names; of those that are known here.
+pub fn set_of(names: &[String]) -> FeatureSet {
+    let mut set = FeatureSet::default();
+    for feature in names.iter().filter_map(|name| feature_by_name(name)) {
+        set.set(feature, true);
+    }
+    set
 }
 
 /// A feature by a name: the hypervisor's (that of Xen's header, `-` or `_`), or Linux's.

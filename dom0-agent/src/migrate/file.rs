@@ -163,6 +163,7 @@ pub fn restore(
     path: &Path,
     name: Option<&str>,
     paused: bool,
+    force_cpu: bool,
     progress: Progress<'_>,
 ) -> Result<RestoreReport> {
     let begin = Instant::now();
@@ -175,7 +176,7 @@ pub fn restore(
         name.clone_into(&mut saved.config.name);
     }
     check(control, store, &saved)?;
-    let mut new = Incoming::make(control, store, &saved)?;
+    let mut new = Incoming::make(control, store, &saved)?.forced(force_cpu);
     let finished = (|| {
         let pages = new.receive(control, &mut from, progress)?;
         container::read_end(&mut from)?;
@@ -223,6 +224,8 @@ pub fn check(control: &Control, store: &mut Store, saved: &Saved) -> Result<()> 
 
 /// A domain that is put together.
 pub struct Incoming {
+    /// Also with a CPU that this machine cannot give whole.
+    force_cpu: bool,
     shell: Shell,
     limits: Limits,
     rings: Option<Rings>,
@@ -234,6 +237,7 @@ impl Incoming {
         let uuid = parse_uuid(&saved.uuid)
             .ok_or_else(|| Error::Usage("the saved configuration has no UUID".into()))?;
         Ok(Self {
+            force_cpu: false,
             shell: Shell::make(control, &saved.config, uuid, nodes::store_domain(store)?)?,
             limits: Limits {
                 max_vcpus: saved.config.max_vcpus,
@@ -241,6 +245,11 @@ impl Incoming {
             },
             rings: None,
         })
+    }
+
+    /// The same, with a CPU that this machine cannot give whole if `force_cpu`.
+    pub fn forced(self, force_cpu: bool) -> Self {
+        Self { force_cpu, ..self }
     }
 
     /// Its number.
@@ -256,7 +265,7 @@ impl Incoming {
         progress: Progress<'_>,
     ) -> Result<u64> {
         let mut reader = Reader::new(from, self.limits)?;
-        let mut target = Arriving::new(control, self.shell.domain);
+        let mut target = Arriving::new(control, self.shell.domain, self.force_cpu);
         let ports = state::Rings {
             store_port: self.shell.store_port.0,
             console_port: self.shell.console_port.0,

@@ -1,6 +1,7 @@
 //! A domain of this machine as what a stream is made from ([`Leaving`]), and as what one is
 //! put into ([`Arriving`]).
 
+use overcast_core::cpuid::FeatureSet;
 use xen_abi::arch_x86::VcpuGuestContext;
 use xen_abi::domctl::{DomctlExtVcpucontext, DomctlTscInfo, DomctlVcpuMsr};
 use xen_abi::xen::{DOMID_XEN, MMUEXT_PIN_L1_TABLE};
@@ -214,12 +215,18 @@ impl Source for Leaving<'_> {
 pub struct Arriving<'a> {
     control: &'a Control,
     domain: u16,
+    /// Also with a CPU that this machine cannot give whole.
+    force_cpu: bool,
 }
 
 impl<'a> Arriving<'a> {
     /// For a new domain.
-    pub fn new(control: &'a Control, domain: u16) -> Self {
-        Self { control, domain }
+    pub fn new(control: &'a Control, domain: u16, force_cpu: bool) -> Self {
+        Self {
+            control,
+            domain,
+            force_cpu,
+        }
     }
 }
 
@@ -262,6 +269,18 @@ impl Target for Arriving<'_> {
             leaves: policy.leaves.clone(),
             msrs: policy.msrs.clone(),
         };
+        if !self.force_cpu {
+            // The hypervisor, as Xen, takes out what it cannot give and says nothing.
+            let found = crate::cpu::obstacles(self.control, &policy, &FeatureSet::default())
+                .map_err(machine)?;
+            if !found.is_empty() {
+                let why = format!(
+                    "this machine's CPU will not do (--force-cpu restores it all the same): {}",
+                    crate::cpu::told(&found)
+                );
+                return Err(machine(Error::Unfit(why)));
+            }
+        }
         self.control
             .set_cpu_policy(self.domain, &policy)
             .map_err(machine)

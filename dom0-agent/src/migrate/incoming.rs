@@ -16,6 +16,7 @@ use super::status::Arrival;
 use super::tls::{Channel, Keys};
 use super::wire::{self, FromSource, FromTarget, Hello, Offer, StreamReader};
 use crate::control::Control;
+use crate::cpu;
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::xen::domctl::CpuPolicy;
@@ -235,13 +236,6 @@ fn prepare(
     if let Err(error) = check(control, store, &saved) {
         reasons.push(error.to_string());
     }
-    let new = match Incoming::make(control, store, &saved) {
-        Ok(new) => new,
-        Err(error) => {
-            reasons.push(error.to_string());
-            return Err(reasons);
-        }
-    };
     let policy = CpuPolicy {
         leaves: offer
             .leaves
@@ -260,6 +254,23 @@ fn prepare(
             .iter()
             .map(|&(idx, val)| MsrEntry { idx, flags: 0, val })
             .collect(),
+    };
+    match cpu::obstacles(control, &policy, &cpu::set_of(&offer.visible)) {
+        Ok(found) if offer.force_cpu => found
+            .iter()
+            .for_each(|obstacle| eprintln!("overcast: {}: {obstacle}", saved.config.name)),
+        Ok(found) => reasons.extend(found.iter().map(ToString::to_string)),
+        Err(error) => reasons.push(format!("the CPU that the guest sees: {error}")),
+    }
+    if !reasons.is_empty() {
+        return Err(reasons);
+    }
+    let new = match Incoming::make(control, store, &saved) {
+        Ok(new) => new.forced(offer.force_cpu),
+        Err(error) => {
+            reasons.push(error.to_string());
+            return Err(reasons);
+        }
     };
     if let Err(error) = control.set_cpu_policy(new.domain(), &policy) {
         reasons.push(format!("the CPU that the guest sees: {error}"));
@@ -318,7 +329,8 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
         let mut stream = StreamReader::new(&mut channel);
         new.receive(&control, &mut stream, &mut |_, _, _| {})?;
         stream.finish()?;
-        new.attach(&mut store, &saved)
+        new.attach(&mut store, &saved)?;
+        cpu::remember(&mut store, &saved.uuid, &cpu::set_of(&offer.visible))
     })();
     let event = match &received {
         Ok(()) => TargetEvent::Complete,

@@ -46,6 +46,8 @@ pub struct Options {
     pub name: Option<String>,
     /// Only ask whether it could be.
     pub dry_run: bool,
+    /// Move it although the target's CPU lacks what it has seen.
+    pub force_cpu: bool,
     /// Send nothing while the guest runs.
     pub offline: bool,
     /// How the stream is packed.
@@ -249,6 +251,7 @@ impl<'a> Move<'a> {
             saved.config.name.clone_from(name);
         }
         let policy = self.control.cpu_policy(self.domain)?;
+        let seen = crate::cpu::seen(self.control, self.store, self.domain, &saved.uuid)?;
         let mut channel = connect(&self.options.host, self.options.plain)?;
         self.report("asking the target", 0, 0);
         wire::send(
@@ -264,6 +267,8 @@ impl<'a> Move<'a> {
                     .map(|l| [l.leaf, l.subleaf, l.a, l.b, l.c, l.d])
                     .collect(),
                 msrs: policy.msrs.iter().map(|msr| (msr.idx, msr.val)).collect(),
+                visible: crate::cpu::names_of(&seen.visible),
+                force_cpu: self.options.force_cpu,
             })),
         )?;
         match wire::receive(&mut channel)? {
