@@ -46,6 +46,8 @@ pub fn set(target: &Target<'_, '_>, u: &ctl::Arguments) -> Result<()> {
         return Err(Error::Invalid);
     }
     if args.ctxt.is_null() {
+        let _paused = Paused::new(target.domain);
+        let _life = target.domain.life.lock();
         return lifecycle::reset_vcpu(vcpu, &preempt);
     }
     let mut context = Box::<VcpuGuestContext>::new(VcpuGuestContext::new_zeroed());
