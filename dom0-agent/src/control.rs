@@ -8,7 +8,7 @@ use xen_abi::xen::{HYPERVISOR_DOMCTL, HYPERVISOR_SYSCTL, HYPERVISOR_XEN_VERSION,
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::error::{Error, Result};
-use crate::privcmd::Privcmd;
+use crate::xen::privcmd::Privcmd;
 
 /// Domains asked for at a time.
 const CHUNK: usize = 64;
@@ -195,13 +195,32 @@ impl Control {
         })
     }
 
-    fn domctl<T: FromBytes + IntoBytes + Immutable>(
+    /// What makes the hypercalls, for mappings and buffers.
+    pub fn privcmd(&self) -> &Privcmd {
+        &self.privcmd
+    }
+
+    /// An operation on a domain, with its argument, into which the answer comes.
+    pub(crate) fn domctl<T: FromBytes + IntoBytes + Immutable>(
         &self,
         operation: &'static str,
         cmd: u32,
         domain: u16,
         argument: &mut T,
     ) -> Result<()> {
+        self.domctl_numbered(operation, cmd, domain, argument)?;
+        Ok(())
+    }
+
+    /// As [`Self::domctl`]; gives the domain that the answer is about. What the hypervisor wrote
+    /// is in the argument even if it failed.
+    pub(crate) fn domctl_numbered<T: FromBytes + IntoBytes + Immutable>(
+        &self,
+        operation: &'static str,
+        cmd: u32,
+        domain: u16,
+        argument: &mut T,
+    ) -> Result<u16> {
         let mut buffer = self.privcmd.buffer::<Domctl>(1)?;
         let call = &mut buffer.items_mut()[0];
         call.cmd = cmd;
@@ -209,12 +228,13 @@ impl Control {
         call.domain = domain;
         put(&mut call.u, argument);
         let handle = buffer.handle().0;
-        self.privcmd.call(operation, HYPERVISOR_DOMCTL, &[handle])?;
+        let result = self.privcmd.call(operation, HYPERVISOR_DOMCTL, &[handle]);
         take(&buffer.items()[0].u, argument);
-        Ok(())
+        result.map(|_| buffer.items()[0].domain)
     }
 
-    fn sysctl<T: FromBytes + IntoBytes + Immutable>(
+    /// An operation on the machine, with its argument, into which the answer comes.
+    pub(crate) fn sysctl<T: FromBytes + IntoBytes + Immutable>(
         &self,
         operation: &'static str,
         cmd: u32,
@@ -421,7 +441,7 @@ impl Control {
         let mut affinity = DomctlVcpuaffinity::new_zeroed();
         affinity.vcpu = vcpu;
         affinity.flags = XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT;
-        let map = |buffer: &crate::privcmd::Buffer<u8>| {
+        let map = |buffer: &crate::xen::privcmd::Buffer<u8>| {
             let mut map = XenctlBitmap::new_zeroed();
             map.bitmap = buffer.handle();
             map.nr_bits = cpus;

@@ -42,6 +42,18 @@ pub enum Error {
         /// Xen's errno.
         errno: i32,
     },
+    /// The machine cannot offer a CPU policy.
+    #[error("set the CPU policy: {}: {}", describe(*.errno), culprit(*.leaf, *.subleaf, *.msr))]
+    CpuPolicy {
+        /// Xen's errno.
+        errno: i32,
+        /// The leaf of CPUID that is in the way; all ones if none is.
+        leaf: u32,
+        /// Its subleaf; all ones if it has none.
+        subleaf: u32,
+        /// The MSR that is in the way; all ones if none is.
+        msr: u32,
+    },
     /// The store says no.
     #[error("store: {operation} {path}: {error}")]
     Store {
@@ -92,6 +104,15 @@ fn describe(error: i32) -> String {
     text.to_owned()
 }
 
+/// What of a CPU policy is in the way.
+fn culprit(leaf: u32, subleaf: u32, msr: u32) -> String {
+    match (leaf, subleaf, msr) {
+        (u32::MAX, _, msr) => format!("MSR {msr:#x}"),
+        (leaf, u32::MAX, _) => format!("CPUID leaf {leaf:#x}"),
+        (leaf, subleaf, _) => format!("CPUID leaf {leaf:#x}, subleaf {subleaf:#x}"),
+    }
+}
+
 impl Error {
     /// The exit status of the process.
     pub fn exit_status(&self) -> u8 {
@@ -106,6 +127,7 @@ impl Error {
                 errno::EPERM | errno::EACCES => 4,
                 _ => 5,
             },
+            Self::CpuPolicy { .. } => 5,
             Self::Timeout(_) => 6,
             Self::Unfit(_) => 7,
             _ => 1,

@@ -1,31 +1,7 @@
-//! The `overcast` command of Dom0: lists, describes and controls domains.
-//!
-//! It is one client of the hypervisor's control interface, which is Xen's, and of the
-//! store; Xen's own tools are another. [`privcmd`] makes hypercalls, [`control`] knows the
-//! operations, [`store`] speaks the store's protocol, [`cli`] defines the command line and
-//! [`commands`] carries it out.
-
-mod cli;
-mod commands;
-mod control;
-mod error;
-mod first_boot;
-mod privcmd;
-mod store;
+//! The `overcast` command of Dom0; see the library.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    // Whoever reads our output may have had enough of it: end as others do then.
-    // SAFETY: sets a signal's action before there is any other thread.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-    match commands::run(cli::Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("overcast: {error}");
-            ExitCode::from(error.exit_status())
-        }
-    }
+    overcast_agent::run()
 }

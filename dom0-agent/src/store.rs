@@ -4,12 +4,15 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use xen_abi::io_xs_wire::*;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::{Error, Result};
+use crate::xen::evtchn::wait_readable;
 
 const SOCKET: &str = "/run/xenstored/socket";
 const DEVICE: &str = "/dev/xen/xenbus";
@@ -36,6 +39,8 @@ pub struct Store {
     connection: Connection,
     /// Watches that fired while an answer was awaited.
     fired: VecDeque<Fired>,
+    /// The transaction that requests belong to; 0 for none.
+    transaction: u32,
 }
 
 /// A watch that fired.
@@ -66,12 +71,14 @@ impl Store {
         Ok(Self {
             connection,
             fired: VecDeque::new(),
+            transaction: 0,
         })
     }
 
     fn send(&mut self, kind: u32, payload: &[u8]) -> io::Result<()> {
         let mut message = XsdSockmsg::new_zeroed();
         message.r#type = kind;
+        message.tx_id = self.transaction;
         message.len = payload.len() as u32;
         let mut bytes = message.as_bytes().to_vec();
         bytes.extend_from_slice(payload);
@@ -203,6 +210,85 @@ impl Store {
         Ok(())
     }
 
+    /// Undoes a [`Self::watch`].
+    pub fn unwatch(&mut self, path: &str, token: &str) -> Result<()> {
+        let mut payload = zero_ended(path);
+        payload.extend(zero_ended(token));
+        self.request(XS_UNWATCH, "unwatch", path, &payload)?;
+        Ok(())
+    }
+
+    /// Makes a node, if it is not there.
+    pub fn mkdir(&mut self, path: &str) -> Result<()> {
+        self.request(XS_MKDIR, "make", path, &zero_ended(path))?;
+        Ok(())
+    }
+
+    /// Sets the permissions of a node, as [`Self::permissions`] gives them.
+    pub fn set_permissions(&mut self, path: &str, permissions: &[&str]) -> Result<()> {
+        let mut payload = zero_ended(path);
+        for permission in permissions {
+            payload.extend(zero_ended(permission));
+        }
+        self.request(XS_SET_PERMS, "set permissions of", path, &payload)?;
+        Ok(())
+    }
+
+    /// Tells the store of a domain: the frame of its ring and the port, of the domain's own,
+    /// that it listens to.
+    pub fn introduce(&mut self, domain: u16, frame: u64, port: u32) -> Result<()> {
+        let mut payload = zero_ended(&domain.to_string());
+        payload.extend(zero_ended(&frame.to_string()));
+        payload.extend(zero_ended(&port.to_string()));
+        let home = format!("/local/domain/{domain}");
+        self.request(XS_INTRODUCE, "introduce", &home, &payload)?;
+        Ok(())
+    }
+
+    /// Makes changes that happen all at once or not at all; `act` is called again if others
+    /// changed the same meanwhile.
+    ///
+    /// # Errors
+    /// Those of `act`, after which nothing is changed.
+    pub fn transaction<T>(&mut self, mut act: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
+        const OPERATION: &str = "change";
+        loop {
+            let id = self.request(XS_TRANSACTION_START, OPERATION, "/", &zero_ended(""))?;
+            let id = strings(&id).first().and_then(|id| id.parse().ok());
+            self.transaction = id.ok_or_else(|| {
+                Error::StoreConnection(io::Error::from(io::ErrorKind::InvalidData))
+            })?;
+            let result = act(self);
+            let verdict = if result.is_ok() { "T" } else { "F" };
+            let end = self.request(XS_TRANSACTION_END, OPERATION, "/", &zero_ended(verdict));
+            self.transaction = 0;
+            let value = result?;
+            match end {
+                Ok(_) => return Ok(value),
+                Err(Error::Store { error, .. }) if error == "EAGAIN" => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits for a watch to fire, at most so long; `None` if none does.
+    pub fn wait_for(&mut self, timeout: Duration) -> Result<Option<Fired>> {
+        let end = Instant::now() + timeout;
+        loop {
+            if let Some(fired) = self.fired.pop_front() {
+                return Ok(Some(fired));
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if !wait_readable(&[self.as_fd()], Some(left))?[0] {
+                return Ok(None);
+            }
+            let (kind, payload) = self.receive().map_err(Error::StoreConnection)?;
+            if kind == XS_WATCH_EVENT {
+                self.fired.extend(fired(&payload));
+            }
+        }
+    }
+
     /// Waits for a watch to fire.
     pub fn wait(&mut self) -> Result<Fired> {
         loop {
@@ -219,6 +305,17 @@ impl Store {
     /// The name of a domain, if it has one.
     pub fn domain_name(&mut self, domain: u16) -> Result<Option<String>> {
         self.read_text(&format!("/local/domain/{domain}/name"))
+    }
+}
+
+impl AsFd for Store {
+    /// Can be read when a watch has fired that [`Store::wait_for`] has not given yet, unless
+    /// it came while an answer was awaited.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.connection {
+            Connection::Socket(stream) => stream.as_fd(),
+            Connection::Device(file) => file.as_fd(),
+        }
     }
 }
 
@@ -295,6 +392,7 @@ mod tests {
         let mut store = Store {
             connection: Connection::Socket(ours),
             fired: VecDeque::new(),
+            transaction: 0,
         };
         test(&mut store);
         drop(store);
@@ -312,6 +410,43 @@ mod tests {
                 (XS_DIRECTORY_PART, b"8\0two\0\0".to_vec()),
             ],
             |store| assert_eq!(store.list("/x").expect("a list"), ["one", "two"]),
+        );
+    }
+
+    #[test]
+    fn transactions_are_made_again_if_others_came_between() {
+        with_answers(
+            vec![
+                (XS_TRANSACTION_START, b"5\0".to_vec()),
+                (XS_WRITE, b"OK\0".to_vec()),
+                (XS_ERROR, b"EAGAIN\0".to_vec()),
+                (XS_TRANSACTION_START, b"6\0".to_vec()),
+                (XS_WRITE, b"OK\0".to_vec()),
+                (XS_TRANSACTION_END, b"OK\0".to_vec()),
+            ],
+            |store| {
+                let mut tries = 0;
+                store
+                    .transaction(|store| {
+                        tries += 1;
+                        assert_eq!(store.transaction, 4 + tries);
+                        store.write("/x", b"y")
+                    })
+                    .expect("done the second time");
+                assert_eq!((tries, store.transaction), (2, 0));
+            },
+        );
+        with_answers(
+            vec![
+                (XS_TRANSACTION_START, b"5\0".to_vec()),
+                (XS_ERROR, b"EACCES\0".to_vec()),
+                (XS_TRANSACTION_END, b"OK\0".to_vec()),
+            ],
+            |store| {
+                let result = store.transaction(|store| store.write("/x", b"y"));
+                assert_eq!(result.expect_err("no access").exit_status(), 4);
+                assert_eq!(store.transaction, 0);
+            },
         );
     }
 

@@ -15,6 +15,7 @@ use overcast_core::ids::{CpuSet, DomainId, EventPort, VcpuId};
 use overcast_core::machine::{Memory, Preempt};
 use overcast_core::mm::{Mm, MmConfig, MmHost};
 use overcast_core::topology::Topology;
+use spin::Once;
 use xen_abi::arch_x86::{FLAT_RING3_CS64, FLAT_RING3_SS64, XEN_LEGACY_MAX_VCPUS};
 
 use crate::arch::memory::{self, Range};
@@ -153,10 +154,41 @@ fn show_machphys() {
     }
 }
 
+/// Whether the boot modules stay, so that Dom0 can be made again.
+static MODULES_STAY: Once<bool> = Once::new();
+
+/// Whether Dom0 can be made again.
+pub fn can_be_made_again() -> bool {
+    MODULES_STAY.get() == Some(&true)
+}
+
+/// The boot modules may stay unless they would take more than an eighth of all memory.
+fn modules_may_stay() -> bool {
+    let modules = start::boot_info().modules().iter();
+    let frames: u64 = modules
+        .map(|module| module.end.saturating_sub(module.start) >> 12)
+        .sum();
+    let stay = options().dom0_restart && frames <= memory::total_frames() / 8;
+    if options().dom0_restart && !stay {
+        log::warn!(
+            "The boot modules take {} MiB, too much to be kept: Dom0 cannot be restarted alone",
+            frames >> 8
+        );
+    }
+    stay
+}
+
 /// Makes Dom0 from the boot modules. Whatever is wrong ends the boot with a message.
 pub fn create() -> Arc<Domain> {
     init_mm();
+    make()
+}
+
+/// Makes Dom0, whether for the first time or [again](can_be_made_again). Whatever is wrong
+/// ends with a message, and the machine restarts.
+pub fn make() -> Arc<Domain> {
     let info = start::boot_info();
+    let modules_stay = *MODULES_STAY.call_once(modules_may_stay);
     let (kernel_module, initrd_module) = match info.dom0() {
         Ok(modules) => modules,
         Err(error) => fail(format_args!("{error}")),
@@ -197,8 +229,12 @@ pub fn create() -> Arc<Domain> {
 
     // What unpacking holds is free by the time that Dom0 has all of its memory,
     // and so are the boot modules; the initrd is copied before.
-    let held = image.buffer_size() as u64 / 4096 + kernel_bytes.len() as u64 / 4096;
-    let held = if image.buffer_size() == 0 { 0 } else { held };
+    let unpacked_pages = image.buffer_size() as u64 / 4096;
+    let held = match unpacked_pages {
+        0 => 0,
+        pages if modules_stay => pages,
+        pages => pages + kernel_bytes.len() as u64 / 4096,
+    };
     let available = (memory::heap().free_frames() + held).saturating_sub(RESERVE);
     let (size, max_pages) = options().dom0_mem.resolve(available);
     let pages = layout::clip_pages(&kernel, size.min(available), initrd_size);
@@ -242,7 +278,9 @@ pub fn create() -> Arc<Domain> {
     }
     let kernel = kernel.without_contents();
     drop(unpacked);
-    memory::release(Range::new(kernel_module.start, kernel_module.end));
+    if !modules_stay {
+        memory::release(Range::new(kernel_module.start, kernel_module.end));
+    }
     allocate(&domain, &mut frames, pages).unwrap_or_else(|error| no_memory(error));
     for &(first, count, mfn) in &frames.0 {
         for n in 0..count {
@@ -277,7 +315,7 @@ pub fn create() -> Arc<Domain> {
         initial.rsi
     );
     for module in info.modules() {
-        if module.start != kernel_module.start {
+        if module.start != kernel_module.start && !modules_stay {
             memory::release(Range::new(module.start, module.end));
         }
     }

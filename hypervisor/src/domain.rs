@@ -408,7 +408,8 @@ pub fn hypervisor_event(event: HypervisorEvent) {
     crate::io::raise_consumer(event.consumer);
 }
 
-/// Ends a domain for a reason (`SHUTDOWN_*`, sched.h). Dom0's end is the machine's.
+/// Ends a domain for a reason (`SHUTDOWN_*`, sched.h). Dom0's end is the machine's, or
+/// the beginning of the next Dom0.
 pub fn shutdown(domain: &Domain, reason: u32) {
     // As on Xen, which keeps a byte. What says that there is none is longer.
     let reason = reason & 0xff;

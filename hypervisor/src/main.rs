@@ -27,6 +27,7 @@ mod io;
 mod keys;
 mod lifecycle;
 mod pv;
+mod restart;
 mod schedule;
 mod shutdown;
 mod softirq;
@@ -67,12 +68,8 @@ unsafe extern "C" fn boot_main(_: u64) -> ! {
     devices::init();
     backend::block::init();
     backend::net::init();
-    let dom0 = dom0::create();
-    backend::block::give_dom0_disks();
-    backend::net::give_dom0_devices();
-    if let Some(vcpu) = dom0.vcpu(overcast_core::ids::VcpuId(0)) {
-        schedule::wake(vcpu);
-    }
+    restart::init();
+    restart::run_dom0(&dom0::create());
     arch::console::set_dom0_notifier(|| domain::send_global_virq(xen_abi::xen::VIRQ_CONSOLE));
     let input_to_dom0 = start::options().conswitch_to_dom0;
     arch::console::give_input(if input_to_dom0 {

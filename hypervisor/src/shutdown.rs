@@ -4,8 +4,12 @@ use xen_abi::sched::*;
 
 use crate::arch::panic;
 
-/// Dom0 shut down for a reason (`SHUTDOWN_*`): so does the machine.
+/// Dom0 shut down for a reason (`SHUTDOWN_*`): so does the machine, unless Dom0 alone is
+/// started again for the sake of other domains.
 pub fn dom0(reason: u32) {
+    if reason != SHUTDOWN_POWEROFF && crate::restart::begin(reason) {
+        return;
+    }
     match reason {
         SHUTDOWN_POWEROFF => {
             log::error!("Hardware Dom0 halted: halting machine");

@@ -402,6 +402,32 @@ pub fn create_device(
     })
 }
 
+/// Takes away all devices of a domain: their nodes of both ends. `false` as long as a
+/// backend still serves one of them.
+pub fn remove_devices(domain: DomainId) -> bool {
+    let (Some(bus), Some(client)) = (BUS.get(), client()) else {
+        return true;
+    };
+    let devices = bus.devices.lock();
+    let mine: Vec<_> = devices
+        .values()
+        .filter(|it| it.device.domain == domain)
+        .map(|it| it.device.clone())
+        .collect();
+    drop(devices);
+    for device in &mine {
+        // The bus's task hears of it, disconnects, and forgets the device.
+        for path in [&device.backend_path, &device.frontend_path] {
+            if let Err(error) = client.remove(path)
+                && error != Error::NoEntry
+            {
+                log::warn!("{path} cannot be removed: {error:?}");
+            }
+        }
+    }
+    mine.is_empty()
+}
+
 fn backend_path(kind: &str, domain: DomainId, id: u32) -> String {
     let me = DomainId::XEN;
     format!("/local/domain/{me}/backend/{kind}/{domain}/{id}")

@@ -237,6 +237,12 @@ pub fn connect_dom0(mfn: Mfn, port: EventPort) -> Result<()> {
     })
 }
 
+/// Dom0 is dead: its connection goes, with its watches and transactions. Its nodes stay
+/// for the next Dom0, whose tools find their domains in them.
+pub fn disconnect_dom0() {
+    with(|store| store.disconnect(DomainId::DOM0));
+}
+
 /// The store as a client or one of its transactions sees it.
 ///
 /// Errors are those of `overcast_core::xenstore::ops`; of these a client meets `NoEntry`

@@ -41,10 +41,22 @@ static u64 free_pages(void)
     return H1(sysctl, &s) ? 0 : s.u.physinfo.free_pages + s.u.physinfo.scrub_pages;
 }
 
+/* Maps a domain's page instead of `at`. */
+static long map_theirs(void *at, u64 mfn, domid_t id)
+{
+    return H4(update_va_mapping_otherdomain, at, mfn << 12 | PRESENT | USER | RW | ACCESSED | DIRTY, UVMF_INVLPG, id);
+}
+
+/* What a made domain runs: counts for ever in its second page. */
+static const u8 counts[] = { 0xf0, 0x48, 0xff, 0x04, 0x25, 0x00, 0x10, 0x00, 0x00,   /* lock incq 0x1000 */
+                             0xeb, 0xf5 };                                          /* jmp to the start */
+
 /* Makes a domain with vCPUs, memory, an event channel and pinned page tables. */
+static domid_t wanted;      /* the number of the next one; 0 for any */
+
 static long whole(bool aloud)
 {
-    long id = create(0);
+    long id = wanted ? wanted : create(0);
     if (id < 0) return id;
 #define STEP(name, expression) do { long r_ = (expression); if (aloud) result(name, r_); else if (r_ < 0) { result(name, r_); return r_; } } while (0)
     op.u.max_vcpus.max = 2;
@@ -64,9 +76,18 @@ static long whole(bool aloud)
         mmu_update_t u = { frames[1 + level] << 12 | MMU_NORMAL_PT_UPDATE, frames[level] << 12 | PRESENT | USER | (level ? RW : 0) };
         STEP("entry", H4(mmu_update, &u, 1, 0, (u64)(id + 1) << 16 | id));
     }
+    if (wanted) {
+        char *at = page();
+        STEP("its code", map_theirs(at, frames[0], id));
+        memcpy(at, counts, sizeof(counts));
+        mmu_update_t u = { (frames[1] << 12 | 8) | MMU_NORMAL_PT_UPDATE, frames[6] << 12 | PRESENT | USER | RW };
+        STEP("its counter", H4(mmu_update, &u, 1, 0, (u64)(id + 1) << 16 | id));
+        STEP("unmap", map(at, 0));
+    }
     struct mmuext_op pin = { .cmd = MMUEXT_PIN_L4_TABLE, .arg1.mfn = frames[4] };
     STEP("pin", H4(mmuext_op, &pin, 1, 0, id));
     memset(&context, 0, sizeof(context));
+    context.user_regs.rbx = frames[6];
     context.flags = VGCF_in_kernel | VGCF_online;
     context.ctrlreg[3] = frames[4] << 12;
     context.user_regs.cs = FLAT_KERNEL_CS, context.user_regs.ss = FLAT_KERNEL_SS, context.kernel_ss = FLAT_KERNEL_SS;
@@ -189,6 +210,53 @@ void group_domains(void)
     result("its number", create(id));
     result("unmap", H3(update_va_mapping, at, own << 12 | PRESENT | USER | RW | ACCESSED | DIRTY, UVMF_INVLPG));
     say("gone %d", gone(id));
+}
+
+static u64 time_of(domid_t id)
+{
+    return control(XEN_DOMCTL_getdomaininfo, id) || op.domain != id ? 0 : op.u.getdomaininfo.cpu_time;
+}
+
+/* Whether a domain gets time. */
+static bool runs(domid_t id)
+{
+    u64 before = time_of(id);
+    for (int i = 0; i < 10000000; i++) {
+        if (time_of(id) > before + 1000000) return true;
+        H2(sched_op, SCHEDOP_yield, 0);
+    }
+    return false;
+}
+
+/* Dom0 ends; a domain that it made goes on, and the next Dom0 finds it. The
+ * frame of its counter is in its register rbx. */
+void group_restart(void)
+{
+    const domid_t id = 77;
+    char *at = page();
+    if (flags(id) == ~0u) {
+        usual();
+        say("the first Dom0; another domain: %s", error(control(XEN_DOMCTL_createdomain, id)));
+        wanted = id;
+        say("made %d", whole(true) == id);
+        result("unpause", control(XEN_DOMCTL_unpausedomain, id));
+        say("it runs %d", runs(id));
+        struct sched_shutdown end = { .reason = SHUTDOWN_crash };
+        H2(sched_op, SCHEDOP_shutdown, &end);
+        say("not ended");
+    } else {
+        say("the next Dom0");
+        say("it runs %d", runs(id));
+        result("pause", control(XEN_DOMCTL_pausedomain, id));
+        op.u.vcpucontext.vcpu = 0;
+        set_xen_guest_handle(op.u.vcpucontext.ctxt, &context);
+        result("its state", control(XEN_DOMCTL_getvcpucontext, id));
+        result("its counter", map_theirs(at, context.user_regs.rbx, id));
+        say("counted far %d", *(volatile u64 *)at > 1000);
+        result("destroy", destroy(id));
+        result("unmap", map(at, 0));
+        say("gone %d", gone(id));
+    }
 }
 
 /* Nothing is left of a thousand of them. */

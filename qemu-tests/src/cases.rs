@@ -72,6 +72,7 @@ pub fn all() -> Vec<Case> {
             network::wire(n, &amount)
         }),
         case("domains-1000", oracle::thousand_domains),
+        case("dom0-restart", oracle::dom0_restart),
         case("fuzz", |n| fuzz(n, 1..=2, 40, false)),
         long("fuzz-long", |n| fuzz(n, 100..=115, 120, true)),
         case("reference-shell", |n| shell_answers(n, System::Xen)),

@@ -96,6 +96,26 @@ pub fn thousand_domains(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Dom0 crashes while another domain runs: it alone is made again, and finds the other,
+/// which has run on. Then it crashes without another, and the machine restarts.
+pub fn dom0_restart(name: &str) -> Result<(), String> {
+    let mut machine = Machine::empty(System::Overcast).cpus(2);
+    machine.options = "console=com1 dom0_mem=256M".to_owned();
+    machine.modules = vec![(artefacts::probe()?, "restart".to_owned())];
+    let mut session = Session::start(&machine, name)?;
+    session.fatal_signs = false;
+    session.wait_for("> the first Dom0")?;
+    session.wait_for("> it runs 1")?;
+    session.wait_for("Hardware Dom0 crashed: it alone is restarted; 1 other domains go on")?;
+    session.wait_for("Dom0 is restarted")?;
+    session.wait_for("> the next Dom0")?;
+    session.wait_for("> it runs 1")?;
+    session.wait_for("> counted far 1")?;
+    session.wait_for("> gone 1")?;
+    session.wait_for("probe: done")?;
+    Ok(())
+}
+
 fn ask(system: System, name: &str, group: &str) -> Result<Vec<String>, String> {
     // The same CPU for both; real Xen does not bear SMAP under QEMU 7.2.
     let mut machine = Machine::empty(system).cpus(2).cpu("max,-smap,-smep");

@@ -25,7 +25,6 @@ const STRESSORS: &[&str] = &[
     "clone N --clone-max 128",
     "pthread N --pthread-max 64",
     "mmap N --mmap-bytes 32M",
-    "mmapfork N --mmapfork-bytes 32M",
     "mremap N --mremap-bytes 16M",
     "mprotect N",
     "fault N",

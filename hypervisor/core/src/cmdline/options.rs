@@ -170,6 +170,8 @@ pub struct Options {
     pub guest_loglvl: LogThreshold,
     pub dom0_mem: Dom0Memory,
     pub dom0_max_vcpus: (u32, u32),
+    /// Dom0 alone is started again after its end, if other domains live.
+    pub dom0_restart: bool,
     pub dom0_vcpus_pin: bool,
     /// `dom0=verbose`
     pub dom0_verbose: bool,
@@ -245,6 +247,7 @@ impl Default for Options {
             },
             dom0_mem: Dom0Memory::default(),
             dom0_max_vcpus: (1, u32::MAX),
+            dom0_restart: true,
             dom0_vcpus_pin: false,
             dom0_verbose: false,
             dom0_msr_relaxed: false,
@@ -599,6 +602,8 @@ table! {
         |o, a| set(&mut o.dom0_mem, a, "[min:<size>,][max:<size>,]<size>, a size being [-]<n>[BKMGT], [-]<n>% or [-]<n>[BKMGT]+<n>%", dom0_mem);
     "dom0_net", BOOLEAN, "true", "Dom0 has a network device for each network card, with the card's own address. Without, cards serve other domains only.",
         |o, a| set_bool(&mut o.dom0_net, a);
+    "dom0_restart", BOOLEAN, "true", "When Dom0 crashes or reboots while other domains live, it alone is started again, from its boot modules, which are kept in memory for that (unless they take more than an eighth of it). Without, the whole machine reboots.",
+        |o, a| set_bool(&mut o.dom0_restart, a);
     "dom0_vcpus_pin", BOOLEAN, "false", "Each vCPU of Dom0 stays on one CPU.",
         |o, a| set_bool(&mut o.dom0_vcpus_pin, a);
     "fsgsbase", BOOLEAN, "true", "Guests may use RDFSBASE and its kin.",

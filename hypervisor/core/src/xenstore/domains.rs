@@ -134,6 +134,18 @@ impl<H: Host> Store<H> {
         Ok(())
     }
 
+    /// Ends a domain's connection, if it has one. Its nodes stay.
+    pub fn disconnect(&mut self, domain: DomainId) {
+        let Some(connection) = self.connection_of(domain) else {
+            return;
+        };
+        self.remove_connection(connection);
+        self.host.release(domain);
+        if let Some(entry) = self.domains.get_mut(&domain) {
+            entry.connection = None;
+        }
+    }
+
     /// `XS_RESUME`: the domain's next shutdown is told of again.
     pub fn resume(&mut self, domain: DomainId) -> Result<()> {
         self.connection_of(domain).ok_or(Error::NoEntry)?;

@@ -8,7 +8,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::{self, NonNull};
 
 use xen_abi::xen::GuestHandle;
@@ -52,6 +52,11 @@ impl Privcmd {
             privcmd,
             buffers: open(HYPERCALL_BUFFERS).ok(),
         })
+    }
+
+    /// The device, for what is not a hypercall.
+    pub(super) fn fd(&self) -> RawFd {
+        self.privcmd.as_raw_fd()
     }
 
     /// Memory for `count` items, all zeros.

@@ -1,0 +1,162 @@
+//! Event channels of this process: `/dev/xen/evtchn` (Linux `xen/evtchn.h`).
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
+
+use overcast_core::ids::EventPort;
+
+use crate::error::{Error, Result};
+
+const DEVICE: &str = "/dev/xen/evtchn";
+
+const fn evtchn_ioctl(number: u32, size: u32) -> libc::c_ulong {
+    ((size as libc::c_ulong) << 16) | ((b'E' as libc::c_ulong) << 8) | number as libc::c_ulong
+}
+
+const IOCTL_BIND_VIRQ: libc::c_ulong = evtchn_ioctl(0, 4);
+const IOCTL_BIND_INTERDOMAIN: libc::c_ulong = evtchn_ioctl(1, 8);
+const IOCTL_UNBIND: libc::c_ulong = evtchn_ioctl(3, 4);
+const IOCTL_NOTIFY: libc::c_ulong = evtchn_ioctl(4, 4);
+
+/// Event channels; closed on drop.
+pub struct EventChannels {
+    device: File,
+}
+
+impl EventChannels {
+    /// Opens the device; reads of it do not wait.
+    pub fn open() -> Result<Self> {
+        let device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(DEVICE)
+            .map_err(|source| Error::NoControl {
+                path: DEVICE,
+                source,
+            })?;
+        Ok(Self { device })
+    }
+
+    /// An ioctl with words for argument; gives what it returns, a port or 0.
+    fn ioctl(
+        &self,
+        operation: &'static str,
+        request: libc::c_ulong,
+        mut argument: [u32; 2],
+    ) -> Result<EventPort> {
+        // SAFETY: none of the requests is larger than the argument, which lives over the call.
+        let result =
+            unsafe { libc::ioctl(self.device.as_raw_fd(), request as _, argument.as_mut_ptr()) };
+        u32::try_from(result)
+            .map(EventPort)
+            .map_err(|_| Error::Hypercall {
+                operation,
+                errno: io::Error::last_os_error().raw_os_error().unwrap_or(0),
+            })
+    }
+
+    /// Binds the other end of a channel; gives the own port, which is masked after each event
+    /// until [`Self::unmask`].
+    pub fn bind_interdomain(&self, domain: u16, port: EventPort) -> Result<EventPort> {
+        // `struct ioctl_evtchn_bind_interdomain`: unsigned int remote_domain, remote_port.
+        self.ioctl(
+            "bind an event channel",
+            IOCTL_BIND_INTERDOMAIN,
+            [u32::from(domain), port.0],
+        )
+    }
+
+    /// Binds a virtual interrupt (`VIRQ_*`).
+    pub fn bind_virq(&self, virq: u32) -> Result<EventPort> {
+        self.ioctl("bind a virtual interrupt", IOCTL_BIND_VIRQ, [virq, 0])
+    }
+
+    /// Gives a port up.
+    pub fn unbind(&self, port: EventPort) -> Result<()> {
+        self.ioctl("unbind an event channel", IOCTL_UNBIND, [port.0, 0])?;
+        Ok(())
+    }
+
+    /// Sends an event.
+    pub fn notify(&self, port: EventPort) -> Result<()> {
+        self.ioctl("send an event", IOCTL_NOTIFY, [port.0, 0])?;
+        Ok(())
+    }
+
+    /// A port that had an event, masked now; `None` if there is none.
+    pub fn pending(&self) -> Result<Option<EventPort>> {
+        let mut bytes = [0; 4];
+        match (&self.device).read(&mut bytes) {
+            Ok(4) => Ok(Some(EventPort(u32::from_ne_bytes(bytes)))),
+            Ok(_) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lets a port have events again.
+    pub fn unmask(&self, port: EventPort) -> Result<()> {
+        (&self.device).write_all(&port.0.to_ne_bytes())?;
+        Ok(())
+    }
+
+    /// Waits until a port has an event, and unmasks it; `None` if that takes too long.
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<Option<EventPort>> {
+        if !wait_readable(&[self.device.as_fd()], timeout)?[0] {
+            return Ok(None);
+        }
+        let port = self.pending()?;
+        if let Some(port) = port {
+            self.unmask(port)?;
+        }
+        Ok(port)
+    }
+}
+
+impl AsFd for EventChannels {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+}
+
+/// Waits until one of some files can be read (or has an end or error to be found by reading);
+/// says which. None can if it takes too long.
+pub fn wait_readable(files: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Result<Vec<bool>> {
+    let mut polls: Vec<libc::pollfd> = files
+        .iter()
+        .map(|file| libc::pollfd {
+            fd: file.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
+    let milliseconds = match timeout {
+        Some(timeout) => i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
+        None => -1,
+    };
+    // SAFETY: the list is as long as it says.
+    let result = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as _, milliseconds) };
+    if result < 0 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error.into());
+        }
+        return Ok(vec![false; files.len()]);
+    }
+    Ok(polls.iter().map(|poll| poll.revents != 0).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ioctls_have_the_numbers_of_the_header() {
+        assert_eq!(IOCTL_BIND_INTERDOMAIN, 0x08_4501);
+        assert_eq!(IOCTL_NOTIFY, 0x04_4504);
+    }
+}

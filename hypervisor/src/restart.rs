@@ -1,0 +1,162 @@
+//! Dom0's end, when other domains live: it alone is made again from its boot modules.
+//!
+//! Guests need Dom0 for nothing while they run: their disks, network and store are the
+//! hypervisor's. So when Dom0 crashes or reboots, only it goes. In this order:
+//!
+//! | step | until |
+//! |---|---|
+//! | its vCPUs leave the CPUs | none is on one |
+//! | its own devices are taken away, and its connection to the store | no backend serves it |
+//! | it is killed as other domains are ([`lifecycle::kill`]) | it is dead |
+//! | its last pages come back from devices | the reaper has forgotten it |
+//! | it is made again, gets its devices, and runs | |
+//!
+//! # Invariants
+//!
+//! - One task does all of it, in pieces that take [`SLICE`] at most (but for unpacking the
+//!   kernel and building its domain, which holds up the guest of one CPU for about as long
+//!   as at boot), and never while this CPU still has a vCPU of Dom0 loaded.
+//! - The number of the control domain is never without an owner for a guest's use: grants
+//!   and channels to it end with the old Dom0, and are refused until the next is there.
+//! - What the tools keep in the store stays; so the next Dom0's find their domains. Domains
+//!   stay as they are: who was paused stays paused.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use overcast_core::error::Error;
+use overcast_core::ids::{DomainId, VcpuId};
+use overcast_core::machine::Preempt;
+use spin::Once;
+use xen_abi::sched::*;
+
+use crate::domain::{self, Domain, Life};
+use crate::host::mm;
+use crate::io::{self, Progress, Task};
+use crate::{backend, dom0, lifecycle, printk, schedule, time, vcpu, xenbus, xenstore};
+
+/// What one run of the task takes at most, ns.
+const SLICE: u64 = 2_000_000;
+/// How soon it looks again at what is not done yet, ns.
+const PATIENCE: u64 = 2_000_000;
+/// How long after a Dom0's start its end counts as another failure in a row, ns.
+const SHORT_LIFE: u64 = 60_000_000_000;
+/// The wait before the next start after the first failure in a row, ns; doubled for each.
+const FIRST_WAIT: u64 = 1_000_000_000;
+/// The most failures in a row that are counted.
+const MOST_FAILURES: u32 = 6;
+
+static TASK: Once<Task> = Once::new();
+/// Dom0s in a row that did not live long.
+static FAILURES: AtomicU32 = AtomicU32::new(0);
+static STARTED_AT: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+static START_AFTER: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+
+struct Deadline(u64);
+
+impl Preempt for Deadline {
+    fn preempt_pending(&self) -> bool {
+        time::now() >= self.0
+    }
+}
+
+/// Makes the task.
+pub fn init() {
+    if TASK.try_call_once(|| Task::new(run)).is_err() {
+        log::error!("no memory for the task that restarts Dom0");
+    }
+}
+
+/// Gives a new Dom0 its devices, and lets it run.
+pub fn run_dom0(dom0: &Arc<Domain>) {
+    backend::block::give_dom0_disks();
+    backend::net::give_dom0_devices();
+    STARTED_AT.store(time::now(), Ordering::Release);
+    if let Some(vcpu) = dom0.vcpu(VcpuId(0)) {
+        schedule::wake(vcpu);
+    }
+}
+
+/// Dom0 shut down. Begins to make it again, if there is anybody to do it for and it can be
+/// done; says whether.
+pub fn begin(reason: u32) -> bool {
+    let Some(task) = TASK.get().filter(|_| dom0::can_be_made_again()) else {
+        return false;
+    };
+    let others = domain::all()
+        .iter()
+        .filter(|other| other.id != DomainId::DOM0 && other.life_stage() == Life::Alive)
+        .count();
+    if others == 0 {
+        return false;
+    }
+    let lived = time::now().saturating_sub(STARTED_AT.load(Ordering::Acquire));
+    let failures = if reason == SHUTDOWN_REBOOT || lived > SHORT_LIFE {
+        0
+    } else {
+        (FAILURES.load(Ordering::Acquire) + 1).min(MOST_FAILURES)
+    };
+    FAILURES.store(failures, Ordering::Release);
+    let wait = match failures {
+        0 => 0,
+        n => FIRST_WAIT << (n - 1),
+    };
+    START_AFTER.store(time::now().saturating_add(wait), Ordering::Release);
+    let what = match reason {
+        SHUTDOWN_CRASH => "crashed",
+        SHUTDOWN_REBOOT => "reboots",
+        SHUTDOWN_WATCHDOG => "was stopped by its watchdog",
+        _ => "shut down",
+    };
+    log::error!("Hardware Dom0 {what}: it alone is restarted; {others} other domains go on");
+    io::raise_at(task.id(), time::now().saturating_add(PATIENCE));
+    true
+}
+
+/// The task: goes as far as it can.
+fn run() -> Progress {
+    match step() {
+        Ok(()) => Progress::Done,
+        Err(Error::Restart) => Progress::More,
+        Err(_) => {
+            if let Some(task) = TASK.get() {
+                io::raise_at(task.id(), time::now().saturating_add(PATIENCE));
+            }
+            Progress::Done
+        }
+    }
+}
+
+/// What is to be done next. `Busy` if something has to end first, `Restart` if there is
+/// more to do at once.
+fn step() -> Result<(), Error> {
+    if let Some(old) = domain::find(DomainId::DOM0) {
+        if old.shutdown_reason().is_none() {
+            return Ok(());
+        }
+        let here = vcpu::try_current().is_some_and(|vcpu| vcpu.domain().id == DomainId::DOM0);
+        if here || !old.cpus().is_empty() {
+            return Err(Error::Busy);
+        }
+        if old.life_stage() == Life::Alive {
+            if !xenbus::remove_devices(DomainId::DOM0) {
+                return Err(Error::Busy);
+            }
+            xenstore::disconnect_dom0();
+        }
+        if old.life_stage() != Life::Dead {
+            let _control = lifecycle::control().map_err(|_| Error::Busy)?;
+            lifecycle::kill(&old, &Deadline(time::now().saturating_add(SLICE)))?;
+        }
+        return Err(Error::Busy);
+    }
+    // Not found any more, but perhaps not forgotten yet.
+    if mm().domain(DomainId::DOM0).is_some() || time::now() < START_AFTER.load(Ordering::Acquire) {
+        return Err(Error::Busy);
+    }
+    let _control = lifecycle::control().map_err(|_| Error::Busy)?;
+    let dom0 = dom0::make();
+    run_dom0(&dom0);
+    printk!("Dom0 is restarted");
+    Ok(())
+}
