@@ -15,7 +15,7 @@ use overcast_core::ids::{CpuSet, DomainId, EventPort, VcpuId};
 use overcast_core::machine::{Memory, Preempt};
 use overcast_core::mm::{Mm, MmConfig, MmHost};
 use overcast_core::topology::Topology;
-use spin::Once;
+use spin::{Lazy, Once};
 use xen_abi::arch_x86::{FLAT_RING3_CS64, FLAT_RING3_SS64, XEN_LEGACY_MAX_VCPUS};
 
 use crate::arch::memory::{self, Range};
@@ -107,14 +107,19 @@ fn hardware() -> Hardware {
     }
 }
 
-/// The features of the machine, and those for guests.
-pub fn system_features() -> SystemFeatures {
-    SystemFeatures::new(cpuid, &hardware(), &options().cpuid)
+/// The features of the machine, and those for guests. Each of the hundreds of CPUIDs that it
+/// takes to learn them may trap to the first layer.
+pub fn system_features() -> &'static SystemFeatures {
+    static FEATURES: Lazy<SystemFeatures> =
+        Lazy::new(|| SystemFeatures::new(cpuid, &hardware(), &options().cpuid));
+    &FEATURES
 }
 
 /// The CPU policies of the machine, and those for guests.
-pub fn system_policies() -> SystemPolicies {
-    SystemPolicies::new(cpuid, &hardware(), &options().cpuid)
+pub fn system_policies() -> &'static SystemPolicies {
+    static POLICIES: Lazy<SystemPolicies> =
+        Lazy::new(|| SystemPolicies::new(cpuid, &hardware(), &options().cpuid));
+    &POLICIES
 }
 
 /// Where the machine's CPUs have their threads, cores and sockets.
