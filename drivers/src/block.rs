@@ -153,6 +153,7 @@ pub trait Block: Send + Sync {
     /// Whether [`Self::info`] may have changed since the last call of this.
     fn take_change(&self) -> bool;
 
-    /// Whether the device broke: requests under way may never be completed by it.
+    /// Whether the device broke: [`Self::complete`] gives what it had as failed as soon as
+    /// it is sure not to touch the memory any more, which may be never. There is no interrupt for it.
     fn is_broken(&self) -> bool;
 }

@@ -6,6 +6,7 @@
 use alloc::vec::Vec;
 
 use crate::acpi::{InterruptOverride, IoApic, LocalApic, LocalNmi, Madt, PhysicalMemory};
+use crate::acpi::{checksum_ok, u16_at, u32_at};
 
 /// Length of the configuration table's header.
 const HEADER: usize = 44;
@@ -17,20 +18,6 @@ const MAX_IO_APICS: usize = 64;
 
 const INTERRUPT: u8 = 0;
 const NMI: u8 = 1;
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    let end = at.checked_add(2)?;
-    Some(u16::from_le_bytes(bytes.get(at..end)?.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    let end = at.checked_add(4)?;
-    Some(u32::from_le_bytes(bytes.get(at..end)?.try_into().ok()?))
-}
-
-fn checksum_ok(bytes: &[u8]) -> bool {
-    bytes.iter().fold(0u8, |sum, &b| sum.wrapping_add(b)) == 0
-}
 
 /// Looks for the tables where a BIOS puts them: in the first KiB of the extended
 /// BIOS data area, the last KiB of base memory, and from 0xf0000 to 0xfffff.

@@ -142,6 +142,7 @@ pub trait Net: Send + Sync {
     /// Whether [`Self::info`] may have changed since the last call of this.
     fn take_change(&self) -> bool;
 
-    /// Whether the device broke: frames under way may never come back.
+    /// Whether the device broke: [`Self::reclaim`] gives back what it had as soon as it is
+    /// sure not to touch the memory any more, which may be never. There is no interrupt for it.
     fn is_broken(&self) -> bool;
 }

@@ -21,6 +21,7 @@ use overcast_core::addr::{MachineAddress, Mfn};
 use overcast_core::error::{Error, Result};
 use overcast_core::first_layer::FirstLayer;
 use overcast_core::ids::CpuId;
+use overcast_core::vdisk;
 use overcast_drivers::block::Block;
 use overcast_drivers::console::Console;
 use overcast_drivers::entropy::Entropy;
@@ -418,7 +419,7 @@ impl Registry {
         source: Arc<dyn Interrupting>,
         place: &str,
     ) -> Result<()> {
-        let name = disk_name("vd", self.blocks.len());
+        let name = vdisk::disk_name("vd", self.blocks.len());
         let interrupts = Interrupts::new(source, device.queues())?;
         let info = device.info();
         printk!(
@@ -465,20 +466,4 @@ impl core::fmt::Display for Serial<'_> {
         }
         Ok(())
     }
-}
-
-/// `vda` to `vdz`, then `vdaa`, as Linux names disks.
-fn disk_name(prefix: &str, index: usize) -> String {
-    let mut letters = Vec::new();
-    let mut rest = index;
-    loop {
-        letters.push(b'a' + (rest % 26) as u8);
-        if rest < 26 {
-            break;
-        }
-        rest = rest / 26 - 1;
-    }
-    let mut name = String::from(prefix);
-    name.extend(letters.iter().rev().map(|&letter| char::from(letter)));
-    name
 }

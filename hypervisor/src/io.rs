@@ -10,9 +10,9 @@
 //! - A task runs on one CPU at a time. After it was raised it runs at least once, from
 //!   its beginning, whatever it was doing when it was raised.
 //! - Raising takes no lock and allocates nothing, so interrupt handlers may do it.
-//! - A task that says that there is more to do is run again only after this CPU's guest
-//!   had [`BREATH`] of time, so that nobody's I/O stops another's vCPU for long; at once if the CPU
-//!   has nothing else to do.
+//! - A task that says that there is more to do, or that is raised whenever it has run (by a guest
+//!   on another CPU, say), is run again only after this CPU's guest had [`BREATH`] of time, so
+//!   that nobody's I/O stops another's vCPU for long; at once if the CPU has nothing else to do.
 //! - A task must not wait for a device or for another CPU's guest, and bounds what it
 //!   does in one run. Locks that it takes may be held with interrupts on, as all others.
 //! - A task's function is dropped when its [`Task`] is; a run under way ends first or
@@ -23,17 +23,20 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use overcast_core::error::{Error, Result};
 use overcast_core::event::{ConsumerId, EventChannels};
-use overcast_core::ids::{CpuId, DomainId, MAX_CPUS};
+use overcast_core::ids::{CpuId, DomainId, EventPort, MAX_CPUS};
 use overcast_drivers::interrupt::Message;
 use spin::{Mutex, Once, RwLock};
 
 use crate::arch::percpu::{self, SoftIrq};
+use crate::host::Host;
 use crate::{softirq, time, vcpu};
 
 /// The most tasks that there can be.
 const MAX_TASKS: usize = 1024;
 /// How long a guest runs before a task that has more to do is run again, ns.
 const BREATH: u64 = 20_000;
+/// How often a task that was raised meanwhile is run in a row.
+const RUNS_IN_A_ROW: u32 = 4;
 /// Interrupt vectors for devices.
 const VECTORS: core::ops::RangeInclusive<u8> = 0x30..=0xef;
 /// Vectors that guests' software interrupts use by convention.
@@ -115,12 +118,12 @@ pub struct Task {
 impl Task {
     /// Makes a task. `NoMemory` if there are too many.
     pub fn new(function: impl Fn() -> Progress + Send + Sync + 'static) -> Result<Self> {
-        softirq::reserve_io_timer()?;
         let _changes = CHANGES.lock();
         let free = SLOTS.iter().position(|slot| {
             slot.function.read().is_none() && !slot.running.load(Ordering::Acquire)
         });
         let index = free.ok_or(Error::NoMemory)?;
+        softirq::reserve_io_timer()?;
         let id = TaskId(index as u16);
         id.slot().raised.store(false, Ordering::Release);
         *id.slot().function.write() = Some(Arc::new(function));
@@ -144,6 +147,7 @@ impl Drop for Task {
         // Not dropped under the lock: what it owns may be tasks.
         let function = self.id.slot().function.write().take();
         drop(function);
+        softirq::unreserve_io_timer();
     }
 }
 
@@ -195,20 +199,30 @@ pub fn run_waiting() {
 
 fn run(id: TaskId) {
     let slot = id.slot();
-    // If it runs on another CPU, that one finds `raised` set when the run is over.
-    while slot.raised.load(Ordering::Acquire) && !slot.running.swap(true, Ordering::AcqRel) {
+    for _ in 0..RUNS_IN_A_ROW {
+        // If it runs on another CPU, that one finds `raised` set when the run is over.
+        if !slot.raised.load(Ordering::Acquire) || slot.running.swap(true, Ordering::AcqRel) {
+            return;
+        }
         slot.raised.store(false, Ordering::SeqCst);
         let function = slot.function.read().clone();
         let progress = function.map_or(Progress::Done, |function| function());
         slot.running.store(false, Ordering::SeqCst);
         if progress == Progress::More {
-            if vcpu::try_current().is_some() {
-                raise_at(id, time::now().saturating_add(BREATH));
-            } else {
-                raise(id);
-            }
-            return;
+            return run_later(id);
         }
+    }
+    if slot.raised.load(Ordering::Acquire) {
+        run_later(id);
+    }
+}
+
+/// Has a task run again when this CPU's guest had its share.
+fn run_later(id: TaskId) {
+    if vcpu::try_current().is_some() {
+        raise_at(id, time::now().saturating_add(BREATH));
+    } else {
+        raise(id);
     }
 }
 
@@ -289,4 +303,26 @@ static EVENTS: Once<Arc<EventChannels>> = Once::new();
 /// the task whose [`TaskId::consumer`] was given. `NoMemory`.
 pub fn events() -> Result<&'static Arc<EventChannels>> {
     EVENTS.try_call_once(|| EventChannels::new(DomainId::XEN, 1, None, u32::MAX))
+}
+
+/// Binds a domain's port, which waits for the hypervisor, to a new one of the hypervisor's
+/// own; its events raise the task. Errors: those of
+/// [`EventChannels::bind_interdomain_for_hypervisor`].
+pub fn bind_port(domain: &Arc<EventChannels>, port: EventPort, task: TaskId) -> Result<EventPort> {
+    let consumer = task.consumer();
+    events()?.bind_interdomain_for_hypervisor(&Host, domain, port, DomainId::XEN, consumer)
+}
+
+/// Sends an event through a port of the hypervisor's own.
+pub fn notify(port: EventPort) {
+    if let Ok(events) = events() {
+        events.notify_from_hypervisor(&Host, port);
+    }
+}
+
+/// Closes a port of the hypervisor's own; it may be gone already, with the domain at its other end.
+pub fn close_port(port: EventPort) {
+    if let Ok(events) = events() {
+        let _ = events.close_for_hypervisor(&Host, port);
+    }
 }

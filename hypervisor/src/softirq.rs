@@ -260,6 +260,11 @@ pub fn reserve_io_timer() -> Result<()> {
     reserve(1)
 }
 
+/// Takes back [`reserve_io_timer`].
+pub fn unreserve_io_timer() {
+    unreserve(percpu::all(), 1);
+}
+
 /// Makes room for the timers of one more vCPU. Half of its domain's watchdogs count as
 /// its own.
 pub fn reserve_timers() -> Result<()> {

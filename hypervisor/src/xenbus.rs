@@ -67,6 +67,7 @@ use overcast_core::xenstore::perms::{Access, Perms};
 use spin::{Mutex, Once};
 use xen_abi::io_xenbus::*;
 
+use crate::arch::console::GUEST;
 use crate::io::{Progress, Task};
 use crate::xenstore::{Client, View};
 
@@ -196,7 +197,11 @@ impl Device {
 
     /// A key of the frontend's as a number; a failure if there is none.
     pub fn frontend_number(&self, key: &str) -> Result<u32, Failure> {
-        let text = self.frontend_text(key)?;
+        self.frontend_text(key)
+            .and_then(|text| self.frontend_parse(key, &text))
+    }
+
+    fn frontend_parse(&self, key: &str, text: &str) -> Result<u32, Failure> {
         text.trim().parse().map_err(|_| {
             let path = &self.frontend_path;
             Failure::new(Error::Invalid, format_args!("{path}/{key} is no number"))
@@ -208,7 +213,7 @@ impl Device {
         match self.frontend_text(key) {
             Err(failure) if failure.errno == Error::NoEntry.errno() => Ok(default),
             Err(failure) => Err(failure),
-            Ok(_) => self.frontend_number(key),
+            Ok(text) => self.frontend_parse(key, &text),
         }
     }
 
@@ -262,7 +267,9 @@ impl Device {
 
     /// Says what went wrong, in the log and in the store.
     fn report(&self, failure: &Failure) {
+        // A frontend can have this said as often as it likes: within the guests' limit.
         log::warn!(
+            target: GUEST,
             "{}: {} (errno {})",
             self.name(),
             failure.message,

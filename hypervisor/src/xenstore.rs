@@ -83,7 +83,7 @@ impl StoreHost for Machine {
         if let Some(link) = self.links.get_mut(&id) {
             // Only the channel is bound anew.
             if let Some(old) = link.port.take() {
-                close(old);
+                io::close_port(old);
             }
             link.port = bind(&domain.events, port).ok();
             return Ok(());
@@ -99,7 +99,7 @@ impl StoreHost for Machine {
     fn release(&mut self, id: DomainId) {
         if let Some(link) = self.links.remove(&id) {
             if let Some(port) = link.port {
-                close(port);
+                io::close_port(port);
             }
             mm().put_writable(link.mfn);
         }
@@ -110,10 +110,8 @@ impl StoreHost for Machine {
     }
 
     fn notify(&self, id: DomainId) {
-        if let Some(port) = self.links.get(&id).and_then(|link| link.port)
-            && let Ok(events) = io::events()
-        {
-            events.notify_from_hypervisor(&Host, port);
+        if let Some(port) = self.links.get(&id).and_then(|link| link.port) {
+            io::notify(port);
         }
     }
 
@@ -125,20 +123,7 @@ impl StoreHost for Machine {
 /// Binds a port of a domain's that waits for the hypervisor.
 fn bind(events: &alloc::sync::Arc<EventChannels>, port: u32) -> Result<EventPort> {
     let task = TASK.get().ok_or(Error::NotThere)?;
-    io::events()?.bind_interdomain_for_hypervisor(
-        &Host,
-        events,
-        EventPort(port),
-        DomainId::XEN,
-        task.id().consumer(),
-    )
-}
-
-fn close(port: EventPort) {
-    if let Ok(events) = io::events() {
-        // Gone already if the domain closed its end and died.
-        let _ = events.close_for_hypervisor(&Host, port);
-    }
+    io::bind_port(events, EventPort(port), task.id())
 }
 
 static STORE: Once<Mutex<Store<Machine>>> = Once::new();

@@ -1,22 +1,18 @@
 //! Disks (virtio 1.2, section 5.2).
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::Mutex;
 
 use super::ring::{Buffer, Ring};
 use super::transport::{Transport, stable};
-use super::{
-    Device, VirtioError, make_ring, message_index, message_of, messages_for, negotiate, start,
-    status,
-};
+use super::{Device, Driver, VirtioError, make_ring, negotiate, start};
 use crate::Segment;
 use crate::block::{
     Block, BlockInfo, BlockOperation, BlockRequest, BlockStatus, Completion, RangeLimits,
     SECTOR_SIZE, SubmitError,
 };
-use crate::interrupt::{Interrupting, Message};
 use crate::platform::{Dma, Platform};
 
 /// Features (5.2.3).
@@ -96,9 +92,6 @@ pub struct VirtioBlock {
     info: BlockInfo,
     sectors: AtomicU64,
     may_unmap: bool,
-    messages: usize,
-    changed: AtomicBool,
-    broken: AtomicBool,
 }
 
 impl VirtioBlock {
@@ -107,7 +100,7 @@ impl VirtioBlock {
         transport: alloc::boxed::Box<dyn Transport>,
         platform: &'static dyn Platform,
     ) -> Result<Self, VirtioError> {
-        let mut device = Device(transport);
+        let mut device = Device::new(transport);
         let agreed = negotiate(&*device, platform, features::ALL)?;
         let has = |bit: u64| agreed & bit != 0;
         let read32 = |bit: u64, offset: u16| has(bit).then(|| device.config32(offset));
@@ -148,13 +141,10 @@ impl VirtioBlock {
         };
         let count = offered.clamp(1, platform.cpus().max(1));
 
-        let messages = messages_for(&*device, count);
-        if messages > 0 {
-            device.0.enable_config_message(0)?;
-        }
+        device.choose_messages(count)?;
         let mut queues = Vec::new();
         for index in 0..count {
-            let message = message_index(messages, message_of(messages, index));
+            let message = device.queue_message_index(index);
             let ring = make_ring(
                 &mut device,
                 platform,
@@ -200,9 +190,6 @@ impl VirtioBlock {
             info,
             sectors: AtomicU64::new(0),
             may_unmap,
-            messages,
-            changed: AtomicBool::new(false),
-            broken: AtomicBool::new(false),
         };
         disk.read_capacity();
         disk.info.serial = disk.read_serial(platform);
@@ -216,7 +203,7 @@ impl VirtioBlock {
                 | u64::from(device.config32(config::CAPACITY))
         });
         if self.sectors.swap(sectors, Ordering::AcqRel) != sectors {
-            self.changed.store(true, Ordering::Release);
+            self.device.note_change();
         }
     }
 
@@ -230,11 +217,13 @@ impl VirtioBlock {
             address: answer.address(0),
             length: 20,
         };
-        if queue
-            .submit(request::GET_ID, 0, &[data], true, None, 0)
-            .is_err()
-        {
-            core::mem::forget(answer);
+        let asked = Checked {
+            kind: request::GET_ID,
+            sector: 0,
+            device_writes: true,
+            range: None,
+        };
+        if self.put(queue, &asked, &[data], u64::MAX).is_err() {
             return serial;
         }
         self.kick(0);
@@ -253,7 +242,7 @@ impl VirtioBlock {
         }
         // The device may still write there.
         core::mem::forget(answer);
-        self.broken.store(true, Ordering::Release);
+        self.device.fail();
         serial
     }
 
@@ -348,39 +337,29 @@ impl VirtioBlock {
         }
         Ok(checked)
     }
-}
 
-struct Checked {
-    kind: u32,
-    sector: u64,
-    device_writes: bool,
-    /// First sector, how many, flags.
-    range: Option<(u64, u32, u32)>,
-}
-
-impl Queue {
-    fn submit(
+    /// Puts a request that is in order into a queue.
+    fn put(
         &self,
-        kind: u32,
-        sector: u64,
+        queue: &Queue,
+        asked: &Checked,
         segments: &[Segment],
-        device_writes: bool,
-        range: Option<(u64, u32, u32)>,
         tag: u64,
     ) -> Result<(), SubmitError> {
-        let mut ring = self.ring.lock();
-        if ring.is_broken() {
+        let mut ring = queue.ring.lock();
+        // Under the lock: who takes back what a broken device had finds all of it.
+        if self.device.is_broken() {
             return Err(SubmitError::Broken);
         }
-        let pieces = segments.len() + 2 + usize::from(range.is_some());
+        let pieces = segments.len() + 2 + usize::from(asked.range.is_some());
         let head = ring.room(pieces).ok_or(SubmitError::Full)?;
         let at = usize::from(head) * REQUEST_BYTES;
-        let memory = &self.requests;
+        let memory = &queue.requests;
         let order = Ordering::Relaxed;
-        memory.store64(at + HEADER, kind.into(), order);
-        memory.store64(at + HEADER + 8, sector, order);
+        memory.store64(at + HEADER, asked.kind.into(), order);
+        memory.store64(at + HEADER + 8, asked.sector, order);
         memory.store8(at + STATUS, NOT_WRITTEN, order);
-        if let Some((first, sectors, flags)) = range {
+        if let Some((first, sectors, flags)) = asked.range {
             memory.store64(at + RANGE, first, order);
             memory.store32(at + RANGE + 8, sectors, order);
             memory.store32(at + RANGE + 12, flags, order);
@@ -391,16 +370,24 @@ impl Queue {
             write,
         };
         let buffers = core::iter::once(piece(HEADER, HEADER_LENGTH, false))
-            .chain(range.map(|_| piece(RANGE, RANGE_LENGTH, false)))
+            .chain(asked.range.map(|_| piece(RANGE, RANGE_LENGTH, false)))
             .chain(segments.iter().map(|segment| Buffer {
                 address: segment.address,
                 length: segment.length,
-                write: device_writes,
+                write: asked.device_writes,
             }))
             .chain(core::iter::once(piece(STATUS, 1, true)));
         ring.add(pieces, buffers, tag)
             .map_err(|_| SubmitError::Full)
     }
+}
+
+struct Checked {
+    kind: u32,
+    sector: u64,
+    device_writes: bool,
+    /// First sector, how many, flags.
+    range: Option<(u64, u32, u32)>,
 }
 
 impl Block for VirtioBlock {
@@ -416,24 +403,18 @@ impl Block for VirtioBlock {
     }
 
     fn submit(&self, queue: usize, request: &BlockRequest<'_>) -> Result<(), SubmitError> {
-        if self.broken.load(Ordering::Acquire) {
+        if self.device.is_broken() {
             return Err(SubmitError::Broken);
         }
         let queue = self.queues.get(queue).ok_or(SubmitError::Invalid)?;
         let checked = self.check(request)?;
-        queue.submit(
-            checked.kind,
-            checked.sector,
-            request.segments,
-            checked.device_writes,
-            checked.range,
-            request.tag,
-        )
+        self.put(queue, &checked, request.segments, request.tag)
     }
 
     fn kick(&self, queue: usize) {
         if let Some(one) = self.queues.get(queue)
             && one.ring.lock().needs_notification()
+            && !self.device.is_broken()
         {
             self.device.notify(queue as u16);
         }
@@ -448,21 +429,27 @@ impl Block for VirtioBlock {
             // Handed over without the lock: who takes them may submit.
             let mut batch = [(0u64, 0u8); BATCH];
             let mut count = 0;
+            let stopped = self.device.is_stopped();
             {
                 let mut ring = queue.ring.lock();
                 for slot in batch.iter_mut().take(budget - total) {
-                    match ring.take() {
+                    let taken = match ring.take() {
                         Ok(Some((tag, head, _))) => {
                             let at = usize::from(head) * REQUEST_BYTES + STATUS;
-                            *slot = (tag, queue.requests.load8(at, Ordering::Relaxed));
-                            count += 1;
+                            Some((tag, queue.requests.load8(at, Ordering::Relaxed)))
                         }
-                        Ok(None) => break,
+                        _ if stopped => ring.abandon().map(|tag| (tag, NOT_WRITTEN)),
+                        Ok(None) => None,
                         Err(_) => {
-                            self.broken.store(true, Ordering::Release);
-                            break;
+                            self.device.fail();
+                            None
                         }
-                    }
+                    };
+                    let Some(taken) = taken else {
+                        break;
+                    };
+                    *slot = taken;
+                    count += 1;
                 }
             }
             for &(tag, status) in batch.iter().take(count) {
@@ -482,47 +469,28 @@ impl Block for VirtioBlock {
     }
 
     fn arm(&self, queue: usize) -> bool {
-        self.queues
-            .get(queue)
-            .is_some_and(|queue| queue.ring.lock().arm())
+        let stopped = self.device.is_stopped();
+        self.queues.get(queue).is_some_and(|queue| {
+            let mut ring = queue.ring.lock();
+            ring.arm() || stopped && ring.pending() != 0
+        })
     }
 
     fn take_change(&self) -> bool {
-        self.changed.swap(false, Ordering::AcqRel)
+        self.device.take_change()
     }
 
     fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Acquire)
+        self.device.is_broken()
     }
 }
 
-impl Interrupting for VirtioBlock {
-    fn messages(&self) -> usize {
-        self.messages
+impl Driver for VirtioBlock {
+    fn device(&self) -> &Device {
+        &self.device
     }
 
-    fn queue_message(&self, queue: usize) -> usize {
-        message_of(self.messages, queue)
-    }
-
-    fn config_message(&self) -> usize {
-        0
-    }
-
-    fn set_message(&self, index: usize, message: Option<Message>) {
-        if index < self.messages {
-            self.device.set_message(index as u16, message);
-        }
-    }
-
-    fn acknowledge(&self) {
-        if self.device.needs_cause() {
-            self.device.cause();
-        }
-        if self.device.status() & status::NEEDS_RESET != 0 {
-            self.broken.store(true, Ordering::Release);
-            self.changed.store(true, Ordering::Release);
-        }
+    fn look(&self) {
         self.read_capacity();
     }
 }

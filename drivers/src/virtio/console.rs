@@ -7,11 +7,8 @@ use spin::Mutex;
 
 use super::ring::{Buffer, Ring};
 use super::transport::Transport;
-use super::{
-    Device, VirtioError, make_ring, message_index, message_of, messages_for, negotiate, start,
-};
+use super::{Device, Driver, VirtioError, make_ring, negotiate, start};
 use crate::console::Console;
-use crate::interrupt::{Interrupting, Message};
 use crate::platform::{Dma, Platform};
 
 /// Bytes of a buffer.
@@ -25,7 +22,6 @@ pub struct VirtioConsole {
     device: Device,
     input: Mutex<Input>,
     output: Mutex<Output>,
-    messages: usize,
 }
 
 struct Input {
@@ -58,13 +54,10 @@ impl VirtioConsole {
         transport: Box<dyn Transport>,
         platform: &'static dyn Platform,
     ) -> Result<Self, VirtioError> {
-        let mut device = Device(transport);
+        let mut device = Device::new(transport);
         let agreed = negotiate(&*device, platform, 0)?;
-        let messages = messages_for(&*device, 1);
-        if messages > 0 {
-            device.0.enable_config_message(0)?;
-        }
-        let message = message_index(messages, message_of(messages, 0));
+        device.choose_messages(1)?;
+        let message = device.queue_message_index(0);
         let memory = |ring: u16| Dma::new(platform, usize::from(ring) * BUFFER);
         let ring = make_ring(&mut device, platform, 0, BUFFERS, agreed, message)?;
         let mut input = Input {
@@ -88,7 +81,6 @@ impl VirtioConsole {
             device,
             input: Mutex::new(input),
             output: Mutex::new(output),
-            messages,
         })
     }
 }
@@ -161,28 +153,8 @@ impl Console for VirtioConsole {
     }
 }
 
-impl Interrupting for VirtioConsole {
-    fn messages(&self) -> usize {
-        self.messages
-    }
-
-    fn queue_message(&self, queue: usize) -> usize {
-        message_of(self.messages, queue)
-    }
-
-    fn config_message(&self) -> usize {
-        0
-    }
-
-    fn set_message(&self, index: usize, message: Option<Message>) {
-        if index < self.messages {
-            self.device.set_message(index as u16, message);
-        }
-    }
-
-    fn acknowledge(&self) {
-        if self.device.needs_cause() {
-            self.device.cause();
-        }
+impl Driver for VirtioConsole {
+    fn device(&self) -> &Device {
+        &self.device
     }
 }

@@ -34,7 +34,7 @@ impl VirtioEntropy {
         transport: Box<dyn Transport>,
         platform: &'static dyn Platform,
     ) -> Result<Self, VirtioError> {
-        let mut device = Device(transport);
+        let mut device = Device::new(transport);
         let agreed = negotiate(&*device, platform, 0)?;
         let ring = make_ring(&mut device, platform, 0, 8, agreed, None)?;
         let memory = Dma::new(platform, REQUEST).ok_or(VirtioError::NoMemory)?;

@@ -1,5 +1,8 @@
 //! The registers of devices from before version 1 (virtio 1.2, sections 4.1.4.10 and 4.1.5.1.3.1).
 
+use alloc::format;
+use alloc::string::String;
+
 use super::VirtioError;
 use super::ring::RingPlace;
 use super::transport::Transport;
@@ -138,11 +141,7 @@ impl Transport for Legacy {
         self.messages.set(index, message);
     }
 
-    fn describe(&self) -> &'static str {
-        match self.messages {
-            Messages::Msix(_) => "legacy virtio, MSI-X",
-            Messages::Msi(_) => "legacy virtio, MSI",
-            Messages::None => "legacy virtio, polled",
-        }
+    fn describe(&self) -> String {
+        format!("legacy virtio, {}", self.messages.name())
     }
 }

@@ -12,8 +12,10 @@
 //!
 //! What is in a ring's used half, in configuration space and in headers is checked before
 //! it is used. A device that names a buffer that it does not have, or completes more than
-//! there is, *breaks* its queue for good: nothing is taken out of it or put into it any
-//! more. It gets no second completion of a buffer, and nothing panics.
+//! there is, or says itself that it needs a reset, is *broken* for good: it is reset, and nothing is
+//! given to it any more. What it had comes back as failed when it says that the reset is done,
+//! since it does not touch memory from then on; of one that never says so nothing comes back.
+//! No buffer is completed twice, and nothing panics.
 
 pub mod block;
 pub mod console;
@@ -27,11 +29,13 @@ mod tests;
 mod transport;
 
 use alloc::boxed::Box;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 pub use pci::{DeviceKind, kind_of, open};
 pub use ring::{Broken, Buffer, Ring, RingPlace};
 pub use transport::Transport;
 
+use crate::interrupt::{Interrupting, Message};
 use crate::platform::Platform;
 
 /// Features of all devices (6), and what the transports need.
@@ -134,15 +138,82 @@ fn start(transport: &dyn Transport) {
     transport.set_status(transport.status() | status::DRIVER_OK);
 }
 
-/// A transport whose device is reset when it is dropped: what holds memory that the device
-/// knows is declared after it in a driver, and so is dropped after it.
-struct Device(Box<dyn Transport>);
+/// A device in use: its transport, its messages, and what became of it. It is reset when it is
+/// dropped: what holds memory that the device knows is declared after it in a driver, and so is
+/// dropped after it.
+struct Device {
+    transport: Box<dyn Transport>,
+    /// How many messages it uses.
+    messages: usize,
+    /// What it is may have changed.
+    changed: AtomicBool,
+    broken: AtomicBool,
+}
+
+impl Device {
+    fn new(transport: Box<dyn Transport>) -> Self {
+        Self {
+            transport,
+            messages: 0,
+            changed: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+        }
+    }
+
+    /// Decides which messages are used for so many queues: one each and one for the
+    /// configuration, or one for all, or none.
+    fn choose_messages(&mut self, queues: usize) -> Result<(), VirtioError> {
+        self.messages = match usize::from(self.messages()) {
+            0 => return Ok(()),
+            // One that also needs its cause read must be shared.
+            _ if self.needs_cause() => 1,
+            count if count > queues => queues + 1,
+            _ => 1,
+        };
+        self.transport.enable_config_message(0)
+    }
+
+    /// The message of a queue: with one for each, 0 is the configuration's.
+    fn queue_message(&self, queue: usize) -> usize {
+        if self.messages > 1 { queue + 1 } else { 0 }
+    }
+
+    /// The same as the transport takes it.
+    fn queue_message_index(&self, queue: usize) -> Option<u16> {
+        (self.messages > 0).then_some(self.queue_message(queue) as u16)
+    }
+
+    fn note_change(&self) {
+        self.changed.store(true, Ordering::Release);
+    }
+
+    fn take_change(&self) -> bool {
+        self.changed.swap(false, Ordering::AcqRel)
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    /// The device is broken: has it let go of the memory that it knows.
+    fn fail(&self) {
+        if !self.broken.swap(true, Ordering::AcqRel) {
+            self.set_status(0);
+            self.note_change();
+        }
+    }
+
+    /// Whether it is broken and touches no memory any more.
+    fn is_stopped(&self) -> bool {
+        self.is_broken() && self.status() == 0
+    }
+}
 
 impl Drop for Device {
     fn drop(&mut self) {
-        self.0.set_status(0);
+        self.set_status(0);
         // What answers the read has seen the write.
-        self.0.status();
+        self.status();
     }
 }
 
@@ -150,7 +221,48 @@ impl core::ops::Deref for Device {
     type Target = dyn Transport;
 
     fn deref(&self) -> &Self::Target {
-        &*self.0
+        &*self.transport
+    }
+}
+
+/// A driver of a device that interrupts: all of them do it alike.
+trait Driver: Send + Sync {
+    fn device(&self) -> &Device;
+
+    /// Looks at what may have changed in the configuration.
+    fn look(&self) {}
+}
+
+impl<T: Driver> Interrupting for T {
+    fn messages(&self) -> usize {
+        self.device().messages
+    }
+
+    fn queue_message(&self, queue: usize) -> usize {
+        self.device().queue_message(queue)
+    }
+
+    fn config_message(&self) -> usize {
+        0
+    }
+
+    fn set_message(&self, index: usize, message: Option<Message>) {
+        if index < self.messages() {
+            self.device().set_message(index as u16, message);
+        }
+    }
+
+    fn acknowledge(&self) {
+        let device = self.device();
+        if device.needs_cause() {
+            device.cause();
+        }
+        if device.status() & status::NEEDS_RESET != 0 {
+            device.fail();
+        }
+        if !device.is_broken() {
+            self.look();
+        }
     }
 }
 
@@ -178,28 +290,8 @@ fn make_ring<T>(
         _ => return Err(VirtioError::NoQueue(queue)),
     };
     let ring = Ring::new(platform, size, features).ok_or(VirtioError::NoMemory)?;
-    device.0.enable_queue(queue, &ring.place(), message)?;
+    device
+        .transport
+        .enable_queue(queue, &ring.place(), message)?;
     Ok(ring)
-}
-
-/// How many messages of those that a transport has are used, for so many queues: one each
-/// and one for the configuration, or one for all, or none.
-fn messages_for(transport: &dyn Transport, queues: usize) -> usize {
-    match usize::from(transport.messages()) {
-        0 => 0,
-        // One that also needs its cause read must be shared.
-        _ if transport.needs_cause() => 1,
-        count if count > queues => queues + 1,
-        _ => 1,
-    }
-}
-
-/// The message of a queue: with one for each, 0 is the configuration's.
-fn message_of(messages: usize, queue: usize) -> usize {
-    if messages > 1 { queue + 1 } else { 0 }
-}
-
-/// A message's index as the transport takes it.
-fn message_index(messages: usize, index: usize) -> Option<u16> {
-    (messages > 0).then_some(index as u16)
 }

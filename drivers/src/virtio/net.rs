@@ -6,18 +6,14 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 
 use spin::Mutex;
 
 use super::ring::{Buffer, Ring};
 use super::transport::{Transport, stable};
-use super::{
-    Device, VirtioError, make_ring, message_index, message_of, messages_for, negotiate, start,
-    status,
-};
+use super::{Device, Driver, VirtioError, make_ring, negotiate, start};
 use crate::Segment;
-use crate::interrupt::{Interrupting, Message};
 use crate::net::{
     Net, NetInfo, Offload, PartialChecksum, ReceivedFrame, Segmentation, SegmentationKind,
     TransmitError, TransmitFrame,
@@ -137,9 +133,6 @@ pub struct VirtioNet {
     header_length: usize,
     /// With the link as it was last read.
     info: Mutex<NetInfo>,
-    messages: usize,
-    changed: AtomicBool,
-    broken: AtomicBool,
 }
 
 struct Control {
@@ -153,7 +146,7 @@ impl VirtioNet {
         transport: Box<dyn Transport>,
         platform: &'static dyn Platform,
     ) -> Result<Self, VirtioError> {
-        let mut device = Device(transport);
+        let mut device = Device::new(transport);
         let mut wanted = features::ALL;
         let offered = device.features();
         // Long frames come in several buffers, and their checksums are not complete.
@@ -204,13 +197,10 @@ impl VirtioNet {
         };
         let count = usize::from(offered).min(platform.cpus().max(1));
 
-        let messages = messages_for(&*device, count);
-        if messages > 0 {
-            device.0.enable_config_message(0)?;
-        }
+        device.choose_messages(count)?;
         let mut pairs = Vec::new();
         for index in 0..count {
-            let message = message_index(messages, message_of(messages, index));
+            let message = device.queue_message_index(index);
             let queue = 2 * index as u16;
             let ring = make_ring(&mut device, platform, queue, QUEUE_SIZE, agreed, message)?;
             let buffers = Dma::new(platform, usize::from(ring.size()) * BUFFER)
@@ -233,7 +223,7 @@ impl VirtioNet {
             });
         }
         let control = if has(features::CONTROL) {
-            let queue = 2 * offered;
+            let queue = offered.checked_mul(2).ok_or(VirtioError::Configuration)?;
             // It is waited for, without an interrupt.
             let ring = make_ring(&mut device, platform, queue, 16, agreed, None)?;
             let memory = Dma::new(platform, 64).ok_or(VirtioError::NoMemory)?;
@@ -268,9 +258,6 @@ impl VirtioNet {
             agreed,
             header_length,
             info: Mutex::new(info),
-            messages,
-            changed: AtomicBool::new(false),
-            broken: AtomicBool::new(false),
         };
         net.pairs.iter().for_each(|pair| {
             let mut receive = pair.receive.lock();
@@ -289,7 +276,7 @@ impl VirtioNet {
             net.configure(queue, platform);
         }
         net.read_link();
-        net.changed.store(false, Ordering::Release);
+        net.take_change();
         Ok(net)
     }
 
@@ -321,7 +308,7 @@ impl VirtioNet {
         length: u32,
         platform: &dyn Platform,
     ) -> bool {
-        let Some(control) = &self.control else {
+        let Some(control) = self.control.as_ref().filter(|_| !self.device.is_broken()) else {
             return false;
         };
         let mut control = control.lock();
@@ -353,7 +340,7 @@ impl VirtioNet {
                 Err(_) => break,
             }
         }
-        self.broken.store(true, Ordering::Release);
+        self.device.fail();
         false
     }
 
@@ -479,7 +466,7 @@ impl VirtioNet {
         let mut info = self.info.lock();
         if info.link != up {
             info.link = up;
-            self.changed.store(true, Ordering::Release);
+            self.device.note_change();
         }
     }
 
@@ -587,14 +574,12 @@ impl Net for VirtioNet {
     }
 
     fn transmit(&self, queue: usize, frame: &TransmitFrame<'_>) -> Result<(), TransmitError> {
-        if self.broken.load(Ordering::Acquire) {
-            return Err(TransmitError::Broken);
-        }
         let pair = self.pairs.get(queue).ok_or(TransmitError::Invalid)?;
         let words = self.transmit_header(frame).ok_or(TransmitError::Invalid)?;
         let mut transmit = pair.transmit.lock();
         let Transmit { ring, headers } = &mut *transmit;
-        if ring.is_broken() {
+        // Under the lock: who takes back what a broken device had finds all of it.
+        if self.device.is_broken() {
             return Err(TransmitError::Broken);
         }
         let pieces = frame.segments.len() + 1;
@@ -619,6 +604,7 @@ impl Net for VirtioNet {
     fn kick(&self, queue: usize) {
         if let Some(pair) = self.pairs.get(queue)
             && pair.transmit.lock().ring.needs_notification()
+            && !self.device.is_broken()
         {
             self.device.notify(2 * queue as u16 + 1);
         }
@@ -633,20 +619,24 @@ impl Net for VirtioNet {
             // Handed over without the lock: who takes them may send.
             let mut batch = [0u64; BATCH];
             let mut count = 0;
+            let stopped = self.device.is_stopped();
             {
                 let mut transmit = pair.transmit.lock();
                 for slot in batch.iter_mut().take(budget - total) {
-                    match transmit.ring.take() {
-                        Ok(Some((tag, _, _))) => {
-                            *slot = tag;
-                            count += 1;
-                        }
-                        Ok(None) => break,
+                    let tag = match transmit.ring.take() {
+                        Ok(Some((tag, _, _))) => Some(tag),
+                        _ if stopped => transmit.ring.abandon(),
+                        Ok(None) => None,
                         Err(_) => {
-                            self.broken.store(true, Ordering::Release);
-                            break;
+                            self.device.fail();
+                            None
                         }
-                    }
+                    };
+                    let Some(tag) = tag else {
+                        break;
+                    };
+                    *slot = tag;
+                    count += 1;
                 }
             }
             batch.iter().take(count).for_each(|&tag| done(tag));
@@ -668,7 +658,7 @@ impl Net for VirtioNet {
             return 0;
         };
         let mut receive = pair.receive.lock();
-        if !receive.ring.has_completions() {
+        if self.device.is_broken() || !receive.ring.has_completions() {
             return 0;
         }
         let mut frame = Frame {
@@ -697,12 +687,12 @@ impl Net for VirtioNet {
                 }
                 Ok(None) => break,
                 Err(_) => {
-                    self.broken.store(true, Ordering::Release);
+                    self.device.fail();
                     break;
                 }
             }
         }
-        if receive.ring.needs_notification() {
+        if receive.ring.needs_notification() && !self.device.is_broken() {
             self.device.notify(2 * queue as u16);
         }
         total
@@ -712,47 +702,31 @@ impl Net for VirtioNet {
         let Some(pair) = self.pairs.get(queue) else {
             return false;
         };
-        let received = pair.receive.lock().ring.arm();
-        let sent = pair.transmit.lock().ring.arm_late();
-        received || sent
+        let stopped = self.device.is_stopped();
+        let mut transmit = pair.transmit.lock();
+        if self.device.is_broken() {
+            return stopped && transmit.ring.pending() != 0;
+        }
+        let sent = transmit.ring.arm_late();
+        drop(transmit);
+        pair.receive.lock().ring.arm() || sent
     }
 
     fn take_change(&self) -> bool {
-        self.changed.swap(false, Ordering::AcqRel)
+        self.device.take_change()
     }
 
     fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Acquire)
+        self.device.is_broken()
     }
 }
 
-impl Interrupting for VirtioNet {
-    fn messages(&self) -> usize {
-        self.messages
+impl Driver for VirtioNet {
+    fn device(&self) -> &Device {
+        &self.device
     }
 
-    fn queue_message(&self, queue: usize) -> usize {
-        message_of(self.messages, queue)
-    }
-
-    fn config_message(&self) -> usize {
-        0
-    }
-
-    fn set_message(&self, index: usize, message: Option<Message>) {
-        if index < self.messages {
-            self.device.set_message(index as u16, message);
-        }
-    }
-
-    fn acknowledge(&self) {
-        if self.device.needs_cause() {
-            self.device.cause();
-        }
-        if self.device.status() & status::NEEDS_RESET != 0 {
-            self.broken.store(true, Ordering::Release);
-            self.changed.store(true, Ordering::Release);
-        }
+    fn look(&self) {
         self.read_link();
     }
 }

@@ -1,6 +1,8 @@
 //! Virtio over PCI (virtio 1.2, section 4.1): finding the registers, and the modern ones.
 
 use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::VirtioError;
@@ -284,11 +286,7 @@ impl Transport for Modern {
         self.messages.set(index, message);
     }
 
-    fn describe(&self) -> &'static str {
-        match self.messages {
-            Messages::Msix(_) => "virtio 1, MSI-X",
-            Messages::Msi(_) => "virtio 1, MSI",
-            Messages::None => "virtio 1, polled",
-        }
+    fn describe(&self) -> String {
+        format!("virtio 1, {}", self.messages.name())
     }
 }

@@ -320,6 +320,15 @@ impl<T> Ring<T> {
         Ok(Some((token, head, length)))
     }
 
+    /// Takes a buffer back that the device had when it was reset: it will not complete it. For
+    /// that there is nothing else to be done with the ring.
+    pub fn abandon(&mut self) -> Option<T> {
+        self.broken = true;
+        let token = self.slots.iter_mut().find_map(|slot| slot.token.take())?;
+        self.pending -= 1;
+        Some(token)
+    }
+
     /// Whether there is something to take, or it broke.
     pub fn has_completions(&mut self) -> bool {
         !self.broken && (self.seen != self.end || self.look() != Ok(false))

@@ -1,5 +1,7 @@
 //! How a driver reaches its device.
 
+use alloc::string::String;
+
 use super::VirtioError;
 use super::ring::RingPlace;
 use crate::interrupt::Message;
@@ -64,7 +66,7 @@ pub trait Transport: Send + Sync {
     fn set_message(&self, index: u16, message: Option<Message>);
 
     /// What it is, for the log.
-    fn describe(&self) -> &'static str;
+    fn describe(&self) -> String;
 }
 
 /// Reads something from the configuration as a whole, unless it keeps changing.

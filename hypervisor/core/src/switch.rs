@@ -17,7 +17,8 @@
 //! VLAN tags are not looked at: an address is at one port for all VLANs.
 //!
 //! Looking up takes a read lock that only adding and removing ports writes, and loads of
-//! atomics; only what is heard for the first time or elsewhere takes a lock.
+//! atomics; only what is heard for the first time or elsewhere takes a lock. The lock of the
+//! ports is outside that of the owned addresses.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -239,13 +240,17 @@ impl Switch {
         if !source.is_station() || destination.is_link_local() {
             return Decision::Drop;
         }
-        let owned = self.owned.read();
-        let owner = |address: MacAddress| {
-            owned
-                .get(&address.number())
-                .and_then(|owners| owners.last().copied())
+        // Who adds a port takes the owners' lock within that of the ports: it is not held
+        // while something is learned.
+        let [sender, receiver] = {
+            let owned = self.owned.read();
+            [source, destination].map(|address| {
+                owned
+                    .get(&address.number())
+                    .and_then(|owners| owners.last().copied())
+            })
         };
-        match owner(source) {
+        match sender {
             Some(port) if port == from => {}
             Some(_) => return Decision::Drop,
             None => self.learn(from, source, now),
@@ -253,7 +258,7 @@ impl Switch {
         if destination.is_group() {
             return Decision::Flood;
         }
-        match owner(destination).or_else(|| self.heard_at(destination, now)) {
+        match receiver.or_else(|| self.heard_at(destination, now)) {
             Some(port) if port == from => Decision::Drop,
             Some(port) => Decision::Port(port),
             None => Decision::Flood,

@@ -51,6 +51,9 @@ use crate::{printk, time};
 
 /// The most rings of a vbd.
 const MAX_QUEUES: usize = 8;
+/// The tag of our own reads: that of no ring's request. One that was given up may be
+/// completed when guests use the disk.
+const OURS: u64 = u64::MAX;
 /// For how long a disk is waited for when its partition table is read, ns.
 const READ_TIMEOUT: u64 = 5_000_000_000;
 
@@ -129,9 +132,7 @@ impl Frontend for Link {
     }
 
     fn notify(&self) {
-        if let Ok(events) = io::events() {
-            events.notify_from_hypervisor(&Host, self.port);
-        }
+        io::notify(self.port);
     }
 
     fn failed(&self, fault: Fault) {
@@ -236,15 +237,7 @@ impl Vbd {
         let lane = base.lane(queue).map_err(|error| {
             Failure::new(error, format_args!("queue {queue} of {}", base.name()))
         })?;
-        let events = io::events().map_err(|error| Failure::new(error, "event channels"))?;
-        let port = events
-            .bind_interdomain_for_hypervisor(
-                &Host,
-                &domain.events,
-                keys.port,
-                DomainId::XEN,
-                lane.task.id().consumer(),
-            )
+        let port = io::bind_port(&domain.events, keys.port, lane.task.id())
             .map_err(|error| Failure::new(error, format_args!("binding port {}", keys.port)))?;
         let link = Link {
             grants: domain.grants.clone(),
@@ -271,7 +264,7 @@ impl Vbd {
                 Ok(())
             }
             Err(failure) => {
-                close_port(port);
+                io::close_port(port);
                 Err(failure)
             }
         }
@@ -281,7 +274,7 @@ impl Vbd {
         for connected in self.rings.drain(..) {
             // In this order: a ring that is closed sends no events.
             connected.lane.channel.close(connected.ring);
-            close_port(connected.port);
+            io::close_port(connected.port);
         }
     }
 }
@@ -347,13 +340,6 @@ impl Drop for Vbd {
     }
 }
 
-fn close_port(port: EventPort) {
-    if let Ok(events) = io::events() {
-        // It is gone already if its domain died.
-        let _ = events.close_for_hypervisor(&Host, port);
-    }
-}
-
 fn raise_control() {
     if let Some(task) = CONTROL.get() {
         task.raise();
@@ -382,6 +368,10 @@ fn control() -> Progress {
         }
         if base.entry.device.is_broken() {
             log::error!("{}: the disk broke", base.name());
+            // It does not interrupt for what comes back now.
+            for lane in base.lanes.iter().filter_map(Once::get) {
+                lane.task.raise();
+            }
         }
         let sectors = base.entry.device.info().sectors;
         for vbd in vbds.iter().filter(|vbd| core::ptr::eq(vbd.base, base)) {
@@ -567,15 +557,16 @@ impl Buffer {
                     sector: sector + (n * unit / 512) as u64,
                 },
                 segments: &[segment],
-                tag: 0,
+                tag: OURS,
             };
             entry
                 .device
                 .submit(0, &request)
                 .map_err(|_| GptError::Read)?;
             entry.device.kick(0);
-            if wait(entry) != Some(BlockStatus::Ok) {
-                self.lost = true;
+            let status = wait(entry);
+            self.lost = status.is_none();
+            if status != Some(BlockStatus::Ok) {
                 return Err(GptError::Read);
             }
             for (page, piece) in (0u64..).zip(part.chunks_mut(PAGE_SIZE)) {

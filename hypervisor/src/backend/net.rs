@@ -41,9 +41,7 @@ const USUAL_MTU: u16 = 1500;
 
 impl NetbackHost for Host {
     fn notify(&self, port: EventPort) {
-        if let Ok(events) = io::events() {
-            events.notify_from_hypervisor(self, port);
-        }
+        io::notify(port);
     }
 
     fn raise(&self, task: ConsumerId) {
@@ -278,7 +276,8 @@ fn max_queues() -> u32 {
 /// What a connected device has.
 struct Connected {
     vif: Arc<Vif<Host>>,
-    ports: Vec<EventPort>,
+    // Closed before the tasks go that they raise.
+    _ports: Ports,
     _tasks: Vec<Task>,
 }
 
@@ -290,7 +289,7 @@ struct VifBackend {
     connected: Option<Connected>,
 }
 
-/// Ports of ours that are closed again if they are not kept.
+/// Ports of ours. Dropping them closes them.
 struct Ports(Vec<EventPort>);
 
 impl Ports {
@@ -298,38 +297,18 @@ impl Ports {
         &mut self,
         domain: &domain::Domain,
         port: u32,
-        task: ConsumerId,
+        task: TaskId,
     ) -> Result<EventPort, Failure> {
-        let bound = io::events().and_then(|events| {
-            events.bind_interdomain_for_hypervisor(
-                &Host,
-                &domain.events,
-                EventPort(port),
-                DomainId::XEN,
-                task,
-            )
-        });
-        match bound {
-            Ok(port) => {
-                self.0.push(port);
-                Ok(port)
-            }
-            Err(error) => Err(Failure::new(error, format_args!("binding port {port}"))),
-        }
+        let bound = io::bind_port(&domain.events, EventPort(port), task)
+            .map_err(|error| Failure::new(error, format_args!("binding port {port}")))?;
+        self.0.push(bound);
+        Ok(bound)
     }
 }
 
 impl Drop for Ports {
     fn drop(&mut self) {
-        close_ports(&self.0);
-    }
-}
-
-fn close_ports(ports: &[EventPort]) {
-    if let Ok(events) = io::events() {
-        for &port in ports {
-            let _ = events.close_for_hypervisor(&Host, port);
-        }
+        self.0.iter().copied().for_each(io::close_port);
     }
 }
 
@@ -420,7 +399,7 @@ impl Backend for VifBackend {
                 _ => format!("queue-{queue}/{name}"),
             };
             let task = queue_task(&place, queue as u16).map_err(no_task)?;
-            let consumer = task.id().consumer();
+            let id = task.id();
             tasks.push(task);
             let tx_ref = GrantRef(device.frontend_number(&key("tx-ring-ref"))?);
             let rx_ref = GrantRef(device.frontend_number(&key("rx-ring-ref"))?);
@@ -428,14 +407,11 @@ impl Backend for VifBackend {
             let (tx_port, rx_port) = match split {
                 Ok(tx) => {
                     let rx = device.frontend_number(&key("event-channel-rx"))?;
-                    (
-                        ports.bind(&domain, tx, consumer)?,
-                        ports.bind(&domain, rx, consumer)?,
-                    )
+                    (ports.bind(&domain, tx, id)?, ports.bind(&domain, rx, id)?)
                 }
                 Err(_) => {
                     let both = device.frontend_number(&key("event-channel"))?;
-                    let both = ports.bind(&domain, both, consumer)?;
+                    let both = ports.bind(&domain, both, id)?;
                     (both, both)
                 }
             };
@@ -444,7 +420,7 @@ impl Backend for VifBackend {
                 rx_ref,
                 tx_port,
                 rx_port,
-                task: consumer,
+                task: id.consumer(),
             });
         }
         let vif = Vif::connect(
@@ -476,7 +452,7 @@ impl Backend for VifBackend {
         );
         self.connected = Some(Connected {
             vif,
-            ports: core::mem::take(&mut ports.0),
+            _ports: ports,
             _tasks: tasks,
         });
         Ok(())
@@ -485,7 +461,6 @@ impl Backend for VifBackend {
     fn disconnect(&mut self, device: &Device) {
         if let Some(connected) = self.connected.take() {
             connected.vif.close();
-            close_ports(&connected.ports);
             log::debug!("{}: {:?}", device.name(), connected.vif.counters);
         }
     }

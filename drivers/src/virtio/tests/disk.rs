@@ -324,6 +324,37 @@ fn a_device_that_lies_is_broken() {
 }
 
 #[test]
+fn a_broken_device_gives_up_what_it_had_once_it_is_reset() {
+    let wire = device(ALL);
+    let disk = driver(&wire);
+    disk.take_change();
+    let read = BlockOperation::Read { sector: 0 };
+    submit(&disk, read, &[512], 8).unwrap();
+    submit(&disk, read, &[512], 9).unwrap();
+    wire.with(|state| {
+        let ring = state.ring(0);
+        ring.look(1);
+        ring.finish(0, 1);
+        ring.put_used(40, 0);
+        state.resets_slowly = true;
+    });
+    assert_eq!(completions(&disk, 0).len(), 1);
+    assert!(disk.is_broken() && disk.take_change());
+    // It may write to the memory as long as it does not say that the reset is done.
+    assert!(!disk.arm(0));
+    assert_eq!(completions(&disk, 0), []);
+    wire.with(|state| state.resets_slowly = false);
+    assert!(disk.arm(0));
+    let failed = Completion {
+        tag: 9,
+        status: BlockStatus::Error,
+    };
+    assert_eq!(completions(&disk, 0), [failed]);
+    assert!(!disk.arm(0));
+    assert_eq!(completions(&disk, 0), []);
+}
+
+#[test]
 fn devices_that_cannot_be_driven_are_refused() {
     let refused = |change: fn(&mut State)| {
         let wire = device(ALL);

@@ -204,6 +204,8 @@ pub struct State {
     pub messages: u16,
     pub notified: Vec<u16>,
     pub refuses: bool,
+    /// It does not say that a reset is done.
+    pub resets_slowly: bool,
     /// Called at each notification, with the queue.
     pub answer: Option<fn(&mut State, u16)>,
 }
@@ -222,6 +224,7 @@ impl State {
             messages: 0,
             notified: Vec::new(),
             refuses: false,
+            resets_slowly: false,
             answer: None,
         }
     }
@@ -285,6 +288,8 @@ impl Transport for Wire {
         self.with(|state| {
             if state.refuses {
                 state.status & !status::FEATURES_OK
+            } else if state.resets_slowly {
+                state.status | status::ACKNOWLEDGE
             } else {
                 state.status
             }
@@ -370,7 +375,7 @@ impl Transport for Wire {
         assert!(index < self.messages());
     }
 
-    fn describe(&self) -> &'static str {
-        "model"
+    fn describe(&self) -> std::string::String {
+        "model".into()
     }
 }

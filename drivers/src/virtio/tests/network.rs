@@ -377,6 +377,27 @@ fn the_link_is_followed() {
 }
 
 #[test]
+fn a_broken_device_gives_back_what_it_had_once_it_is_reset() {
+    let wire = device(USUAL);
+    let net = driver(&wire);
+    send(&net, &[60], Offload::default()).unwrap();
+    wire.with(|state| {
+        state.status |= status::NEEDS_RESET;
+        state.resets_slowly = true;
+    });
+    net.acknowledge();
+    assert!(net.is_broken() && net.take_change());
+    let again = send(&net, &[60], Offload::default());
+    assert_eq!(again, Err(TransmitError::Broken));
+    assert!(!net.arm(0));
+    assert_eq!(net.reclaim(0, 10, &mut |_| {}), 0);
+    wire.with(|state| state.resets_slowly = false);
+    assert!(net.arm(0));
+    assert_eq!(net.reclaim(0, 10, &mut |_| {}), 1);
+    assert!(!net.arm(0));
+}
+
+#[test]
 fn who_sleeps_is_woken() {
     for features in [USUAL, USUAL | feature::EVENT_INDEX] {
         let wire = device(features);
@@ -413,6 +434,15 @@ fn configurations_that_make_no_sense_are_refused() {
     wire.with(|state| state.config[0] = 1);
     let error = VirtioNet::new(wire.transport(), &Mock).err();
     assert_eq!(error, Some(VirtioError::Configuration));
+    // So many pairs that the queue for commands would have no number.
+    let wire = device(USUAL | CONTROL | MULTI_QUEUE);
+    wire.with(|state| {
+        state.config[8..10].copy_from_slice(&0x8000u16.to_le_bytes());
+        state.queue_sizes = vec![16; 8];
+        state.rings.resize_with(8, || None);
+    });
+    let error = VirtioNet::new(wire.transport(), &Mock).err();
+    assert_eq!(error, Some(VirtioError::Configuration));
 }
 
 proptest! {
@@ -427,6 +457,9 @@ proptest! {
         let wire = device(if merge { USUAL } else { USUAL & !MERGE });
         let net = driver(&wire);
         for (header, small, head, length) in lies {
+            if net.is_broken() {
+                break;
+            }
             wire.with(|state| {
                 let ring = state.ring(0);
                 ring.look(16);

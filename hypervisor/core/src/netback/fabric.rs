@@ -162,11 +162,11 @@ impl<H: NetbackHost> Fabric<H> {
                 false
             }
             Decision::Flood => {
-                let vifs = self.vifs.read();
-                for (n, vif) in vifs.iter().enumerate() {
-                    if let Some(vif) = vif
-                        && n != usize::from(from.0)
-                    {
+                // Copied to without the list's lock: whoever adds or removes a vif would wait
+                // for all that guests flood, which may have no end.
+                let end = self.vifs.read().len() as u16;
+                for port in (0..end).map(PortId).filter(|&port| port != from) {
+                    if let Some(vif) = self.vif(port) {
                         vif.deliver(packet);
                     }
                 }

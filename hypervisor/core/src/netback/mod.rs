@@ -29,7 +29,8 @@
 //!   not looked at further until there is room.
 //!
 //! Locks, outer to inner: a driver's receive queue; rings of a queue (read); transmit
-//! state; list of ports (read); receive state; frames under way; a driver's transmit queue; responses.
+//! state; receive state; frames under way; a driver's transmit queue; responses. The list of vifs is
+//! held for a moment only, with nothing else taken meanwhile.
 //! Grant and event-channel locks are inner to all of them.
 
 mod fabric;

@@ -9,7 +9,7 @@ use xen_abi::io_netif::*;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::packet::{Cursor, HEAD_SIZE, Packet};
-use super::ring::Ring;
+use super::ring::{RING_SIZE, Ring};
 use super::vif::{Counters, Queue};
 use super::{BACKLOG_LIMIT, Misbehaviour, NetbackHost, Vif};
 use crate::addr::{Mfn, PAGE_SIZE};
@@ -17,6 +17,10 @@ use crate::ids::{DomainId, GrantRef};
 
 /// The most frames that are taken out of a backlog in one run.
 const DRAIN_BUDGET: usize = 128;
+
+/// The most pieces into which a frame is cut for a guest: more than its ring and its backlog
+/// take would be made to be dropped. Who sends chooses their size, which may be one byte.
+const MAX_PIECES: usize = RING_SIZE as usize + BACKLOG_LIMIT;
 
 /// A frame that waits, in memory of our own.
 struct Stored {
@@ -151,7 +155,7 @@ impl<H: NetbackHost> Vif<H> {
             if takes && features.scatter && packet.partial_is_usual() {
                 self.queue_up(queue, page, packet);
             } else if let Some(pieces) = packet.pieces(segmentation, 0) {
-                for mut piece in pieces {
+                for mut piece in pieces.take(MAX_PIECES) {
                     self.give(queue, page, &mut piece);
                 }
             } else {

@@ -476,6 +476,11 @@ impl<H: NetbackHost> Uplink<H> {
             return run;
         };
         if self.net.take_change() {
+            if self.net.is_broken() {
+                log::error!("a network card broke");
+                // It does not interrupt for what comes back now.
+                self.raise_all();
+            }
             let info = self.net.info();
             let mut known = self.info.write();
             run.link = (known.link != info.link).then_some(info.link);
@@ -499,7 +504,7 @@ impl<H: NetbackHost> Uplink<H> {
             }
             received += count;
         }
-        run.more = received >= RECEIVE_BUDGET || (!self.net.is_broken() && self.net.arm(index));
+        run.more = received >= RECEIVE_BUDGET || self.net.arm(index);
         run
     }
 }

@@ -133,6 +133,24 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+#[test]
+fn ports_come_and_go_while_senders_are_learned() {
+    let switch = Switch::new(1).unwrap();
+    let port = switch.add_port(None, 64).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..2_000 {
+                let own = switch.add_port(Some(mac(1)), 10).unwrap();
+                switch.remove_port(own);
+            }
+        });
+        for n in 2..20_000 {
+            switch.forward(port, mac(n), mac(1), 1);
+        }
+    });
+    assert_eq!(switch.forward(port, mac(2), mac(1), 1), Decision::Flood);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     /// Few addresses, so that none is pushed out: then a plain map says what is right.

@@ -177,8 +177,13 @@ pub fn device_number(name: &str) -> Option<u32> {
     }
 }
 
-/// The name of the n-th disk, counted from 0.
+/// The name of the n-th virtual disk, counted from 0.
 pub fn device_name(n: usize) -> String {
+    disk_name("xvd", n)
+}
+
+/// `vda` to `vdz`, then `vdaa`, as Linux names the disks of a kind from the 0th on.
+pub fn disk_name(prefix: &str, n: usize) -> String {
     let mut letters = alloc::vec::Vec::new();
     let mut n = n;
     loop {
@@ -189,7 +194,7 @@ pub fn device_name(n: usize) -> String {
         }
         n -= 1;
     }
-    let mut name = String::from("xvd");
+    let mut name = String::from(prefix);
     name.extend(letters.iter().rev().map(|&letter| char::from(letter)));
     name
 }

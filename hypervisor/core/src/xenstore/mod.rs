@@ -399,7 +399,10 @@ impl<H: Host> Store<H> {
         if check && held >= limit {
             if !entry.over_quota {
                 entry.over_quota = true;
-                log::warn!("xenstore: {domain} has reached its quota of memory");
+                log::warn!(
+                    target: "guest",
+                    "xenstore: {domain} has reached its quota of memory"
+                );
             }
             return Err(Error::NoMemory);
         }

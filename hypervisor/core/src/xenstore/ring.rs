@@ -182,7 +182,10 @@ impl<H: Host> Store<H> {
             .take_requests(id, left, &mut served)
             .and_then(|()| self.put_replies(id, &mut served));
         if let Err(error) = result {
-            log::warn!("xenstore: the ring of {domain} makes no sense ({error}): it is closed");
+            log::warn!(
+                target: "guest",
+                "xenstore: the ring of {domain} makes no sense ({error}): it is closed"
+            );
             self.clear_connection(id);
             if let Some(there) = self.connections.get_mut(&id) {
                 there.ignored = true;
