@@ -19,7 +19,7 @@ use crate::hypercall::{ASSISTS, install_gdt};
 use crate::vcpu::{CR0_GUEST, CR0_TS, Callback, DR6_DEFAULT, DR7_DEFAULT, Power, Vcpu};
 
 /// The bits of RFLAGS that a guest may set.
-const RFLAGS_VALID: u64 = 0x3f_7fd7 & !(rflags::IOPL | rflags::VM);
+const RFLAGS_VALID: u64 = rflags::VALID & !(rflags::IOPL | rflags::VM);
 
 /// The frame in a CR3 value as the interface gives it.
 fn frame_of_cr3(cr3: u64) -> Mfn {
@@ -186,19 +186,24 @@ fn install(
     user_root: Option<Mfn>,
     preempt: &dyn Preempt,
 ) -> Result<()> {
-    // The page tables first: that is what may have to be continued.
-    mm().install_tables(
+    let (frames, count) = gdt_frames(context);
+    install_gdt(vcpu, &domain.mm, &frames[..count], context.gdt_ents as u32)?;
+    let installed = mm().install_tables(
         &domain.mm,
         &mut vcpu.tables.lock(),
         kernel,
         user_root,
         preempt,
-    )?;
+    );
+    if let Err(error) = installed {
+        if error != Error::Restart {
+            install_gdt(vcpu, &domain.mm, &[], 0)?;
+        }
+        return Err(error);
+    }
     vcpu.kernel_cr3.set(kernel.address().get());
     vcpu.user_cr3
         .set(user_root.map_or(0, |mfn| mfn.address().get()));
-    let (frames, count) = gdt_frames(context);
-    install_gdt(vcpu, &domain.mm, &frames[..count], context.gdt_ents as u32)?;
     vcpu.ldt.set(ldt(context));
     Ok(())
 }
