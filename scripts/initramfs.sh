@@ -20,6 +20,8 @@ and prints its name.
            NVMe disks, e2fsck; see scripts/init-disk
   xl       Debian's xl with what it needs in Dom0, and a kernel and the shell's initramfs
            for its guests; see scripts/init-xl
+  domains  the shell's with Xen's control devices, the `overcast` command, and a kernel and an
+           initrd for guests in /guest (after scripts/build-agent.sh)
   nested   Linux's KVM for AMD and QEMU, to run a machine within a machine
   debian   a Debian 12 userland with systemd, gcc and stress-ng (as root; 150 MB)
 END
@@ -27,7 +29,7 @@ END
 
 case ${1:-shell} in
 --help | -h) usage; exit ;;
-shell | bench | net | store | xl | disk | nested | debian) VARIANT=${1:-shell} ;;
+shell | bench | net | store | xl | disk | domains | nested | debian) VARIANT=${1:-shell} ;;
 *) usage >&2; exit 2 ;;
 esac
 OUTPUT=$CACHE/initramfs-$VARIANT.cpio.gz
@@ -37,6 +39,7 @@ sources=("$ROOT/scripts/initramfs.sh" "$ROOT/scripts/init")
 [ "$VARIANT" != disk ] || sources+=("$ROOT/scripts/init-disk" "$KERNEL")
 [ "$VARIANT" != store ] || sources+=("$ROOT/qemu-tests/store/xs.c" "$ROOT/qemu-tests/store/store" "$KERNEL")
 [ "$VARIANT" != xl ] || sources+=("$ROOT/scripts/init-xl" "$KERNEL")
+[ "$VARIANT" != domains ] || sources+=("$ROOT/build/overcast-agent" "$KERNEL")
 [ "$VARIANT" != nested ] || sources+=("$ROOT/scripts/init-nested")
 [ "$VARIANT" != net ] || sources+=("$KERNEL")
 [ "$VARIANT" != bench ] || sources+=("$ROOT"/qemu-tests/bench/*.c)
@@ -59,7 +62,7 @@ trap 'rm -rf "$WORK"' EXIT
 pack() { (cd "$WORK/root" && find . | cpio --quiet -o -H newc -R 0:0) | gzip -1 >"$OUTPUT.new"; mv "$OUTPUT.new" "$OUTPUT"; }
 
 case $VARIANT in
-shell | bench | net | store)
+shell | bench | net | store | domains)
     mkdir -p "$WORK"/root/{bin,dev,proc,sys,tmp,root}
     cp /bin/busybox "$WORK/root/bin/"
     for applet in $(/bin/busybox --list | grep -vx busybox); do ln -sf busybox "$WORK/root/bin/$applet"; done
@@ -93,6 +96,16 @@ shell | bench | net | store)
     if [ "$VARIANT" = net ]; then
         for program in iperf3 ethtool; do copy_program "$WORK/root" $program; done
         copy_modules "$WORK/root" needed xen-netfront virtio_pci virtio_net
+    fi
+    if [ "$VARIANT" = domains ]; then
+        # What a guest boots is the same, with its drivers.
+        copy_modules "$WORK/root" needed xen-blkfront xen-netfront
+        mkdir "$WORK/guest"
+        (cd "$WORK/root" && find . | cpio --quiet -o -H newc -R 0:0) | gzip -1 >"$WORK/guest/initrd"
+        cp "$KERNEL" "$WORK/guest/vmlinuz"
+        mv "$WORK/guest" "$WORK/root/"
+        copy_modules "$WORK/root" needed xen-privcmd xen-evtchn xen-gntdev
+        install -m755 "$ROOT/build/overcast-agent" "$WORK/root/bin/overcast"
     fi
     pack
     ;;

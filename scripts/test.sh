@@ -65,6 +65,12 @@ if [ $QEMU = 1 ]; then
     scripts/initramfs.sh store >/dev/null
     scripts/initramfs.sh net >/dev/null
     scripts/initramfs.sh xl >/dev/null
+    case domains-created in
+    *"$FILTER"*)
+        scripts/build-agent.sh >/dev/null
+        scripts/initramfs.sh domains >/dev/null
+        ;;
+    esac
     scripts/rootfs.sh test >/dev/null
     case "image-bios image-uefi" in
     *"$FILTER"*)

@@ -188,22 +188,19 @@ fn install(
 ) -> Result<()> {
     let (frames, count) = gdt_frames(context);
     install_gdt(vcpu, &domain.mm, &frames[..count], context.gdt_ents as u32)?;
-    let installed = mm().install_tables(
-        &domain.mm,
-        &mut vcpu.tables.lock(),
-        kernel,
-        user_root,
-        preempt,
-    );
+    let mut tables = vcpu.tables.lock();
+    let installed = mm().install_tables(&domain.mm, &mut tables, kernel, user_root, preempt);
     if let Err(error) = installed {
+        drop(tables);
         if error != Error::Restart {
             install_gdt(vcpu, &domain.mm, &[], 0)?;
         }
         return Err(error);
     }
-    vcpu.kernel_cr3.set(kernel.address().get());
-    vcpu.user_cr3
-        .set(user_root.map_or(0, |mfn| mfn.address().get()));
+    let hardware = mm().hardware_roots(&domain.mm, &tables);
+    drop(tables);
+    vcpu.set_kernel_base(Some(kernel), hardware.kernel);
+    vcpu.set_user_base(user_root, hardware.user);
     vcpu.ldt.set(ldt(context));
     Ok(())
 }
@@ -287,9 +284,9 @@ pub fn get(vcpu: &Vcpu) -> Box<VcpuGuestContext> {
     c.kernel_ss = vcpu.kernel_ss.get();
     c.kernel_sp = vcpu.kernel_sp.get();
     c.ctrlreg[0] = vcpu.cr0.get();
-    c.ctrlreg[1] = vcpu.user_cr3.get();
+    c.ctrlreg[1] = vcpu.user_root.get();
     c.ctrlreg[2] = vcpu.info().cr2.load(Ordering::Relaxed);
-    c.ctrlreg[3] = vcpu.kernel_cr3.get();
+    c.ctrlreg[3] = vcpu.kernel_root.get();
     c.ctrlreg[4] = vcpu.cr4.get();
     for (to, from) in c.debugreg.iter_mut().zip(&vcpu.debug_address) {
         *to = from.get();

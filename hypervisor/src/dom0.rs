@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 use overcast_core::addr::{Mfn, PAGE_SIZE, Pfn};
 use overcast_core::builder::elf::Kernel;
 use overcast_core::builder::image::{Compression, KernelImage};
-use overcast_core::builder::layout::{self, Layout};
-use overcast_core::builder::populate::{self, Contents, Initrd};
+use overcast_core::builder::layout::{self, Layout, RingPages};
+use overcast_core::builder::populate::{self, Contents, Initrd, Role};
 use overcast_core::cpuid::{
     Baseline, CpuidPolicy, Hardware, Hiding, Lacks, Level, SystemFeatures, SystemPolicies,
 };
@@ -219,7 +219,8 @@ fn show_machphys() {
     let Some(owner) = mm().domain(DomainId::XEN) else {
         return;
     };
-    let bytes = Host.end_mfn().0 * 8;
+    // Whole pieces, as `XENMEM_machphys_mfn_list` names them.
+    let bytes = (Host.end_mfn().0 * 8).next_multiple_of(crate::arch::paging::SIZE_2M);
     for offset in (0..bytes).step_by(PAGE_SIZE) {
         let Some(mfn) = memory::m2p_frame(offset) else {
             continue;
@@ -322,7 +323,11 @@ pub fn make() -> Arc<Domain> {
     let linux = kernel.notes.guest_os == b"linux";
     // Other kernels may reckon with what Xen's Dom0 sees: no store, and the first port free.
     let with_store = options().xenstore.unwrap_or(linux);
-    let layout = match Layout::with_store(&kernel, pages, initrd_size, with_store) {
+    let rings = RingPages {
+        store: with_store,
+        console: false,
+    };
+    let layout = match Layout::with_rings(&kernel, pages, initrd_size, rings) {
         Ok(layout) => layout,
         Err(error) => fail(format_args!(
             "Dom0 with {} MiB of memory: {error}",
@@ -382,6 +387,8 @@ pub fn make() -> Arc<Domain> {
         command_line: line.as_bytes(),
         shared_info: domain.shared_info.address(),
         store_port,
+        console_port: EventPort(0),
+        role: Role::Dom0,
     };
     let initial = match populate::populate(&Host, &|pfn| frames.mfn(pfn), &contents) {
         Ok(initial) => initial,
@@ -533,7 +540,7 @@ fn allocate(domain: &Domain, frames: &mut Frames, pages: u64) -> Result<(), Erro
 
 /// Sets the registers of Dom0's first vCPU as the public interface has them at the start.
 fn set_registers(vcpu: &Vcpu, initial: &populate::InitialState) {
-    vcpu.kernel_cr3.set(initial.top_table.address().get());
+    vcpu.set_kernel_base(Some(initial.top_table), Some(initial.top_table));
     vcpu.kernel_mode.set(true);
     // SAFETY: the vCPU never ran, and nobody else sets it up.
     let regs = unsafe { vcpu.saved_registers() };

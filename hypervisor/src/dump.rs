@@ -72,8 +72,8 @@ pub fn vcpu(vcpu: &Vcpu, regs: &Registers) {
     log::error!(
         "cr2: {:016x}   kernel cr3: {:016x}   user cr3: {:016x}",
         vcpu.info().cr2.load(Ordering::Relaxed),
-        vcpu.kernel_cr3.get(),
-        vcpu.user_cr3.get()
+        vcpu.kernel_root.get(),
+        vcpu.user_root.get()
     );
     let mut stack = [0u64; STACK_WORDS];
     let got = guest::read_some(

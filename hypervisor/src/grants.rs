@@ -86,6 +86,10 @@ impl GrantHost for Host {
         mm().put_data_type(mfn);
     }
 
+    fn mark_dirty(&self, _owner: DomainId, mfn: Mfn) {
+        mm().mark_dirty(mfn);
+    }
+
     fn get_page_of_anyone(&self, mfn: Mfn) -> Option<DomainId> {
         let (owner, page) = mm().get_any_page(mfn)?;
         page.keep();

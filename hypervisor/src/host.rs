@@ -100,13 +100,11 @@ impl EventHost for Host {
     }
 
     fn get_writable_page(&self, domain: DomainId, mfn: Mfn) -> bool {
-        mm().get_writable(mfn, domain)
-            .map(|page| page.keep())
-            .is_ok()
+        mm().hold_writable(mfn, domain).is_ok()
     }
 
     fn put_writable_page(&self, mfn: Mfn) {
-        mm().put_writable(mfn);
+        mm().release_held(mfn);
     }
 }
 

@@ -45,7 +45,7 @@ use crate::host::{self, Host, mm};
 use crate::io::{self, Progress, Task};
 use crate::pv::descriptors;
 use crate::vcpu::{Power, Vcpu};
-use crate::{dom0, grants, hypercall, schedule, softirq, time};
+use crate::{dom0, grants, hypercall, log_dirty, schedule, softirq, time};
 
 /// How long the reaper waits for whoever still holds a domain, ns.
 const PATIENCE: u64 = 1_000_000;
@@ -224,6 +224,7 @@ pub fn kill(domain: &Arc<Domain>, preempt: &dyn Preempt) -> Result<()> {
             domain.set_life_stage(Life::Dying);
             domain.mm.set_dying();
             domain.grants.set_dying();
+            log_dirty::end(domain);
         }
     }
     domain.grants.release_mappings(&Host, preempt)?;
@@ -258,9 +259,9 @@ fn drop_tables(vcpu: &Vcpu, preempt: &dyn Preempt) -> Result<()> {
     descriptors::drop_ldt_pages(vcpu);
     vcpu.ldt.set((0, 0));
     hypercall::install_gdt(vcpu, &vcpu.domain().mm, &[], 0)?;
-    mm().release_tables(&mut vcpu.tables.lock(), preempt)?;
-    vcpu.kernel_cr3.set(0);
-    vcpu.user_cr3.set(0);
+    mm().release_tables(&vcpu.domain().mm, &mut vcpu.tables.lock(), preempt)?;
+    vcpu.set_kernel_base(None, None);
+    vcpu.set_user_base(None, None);
     Ok(())
 }
 

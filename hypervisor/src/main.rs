@@ -26,6 +26,7 @@ mod hypercall;
 mod io;
 mod keys;
 mod lifecycle;
+mod log_dirty;
 mod pv;
 mod restart;
 mod schedule;

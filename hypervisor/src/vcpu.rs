@@ -118,7 +118,11 @@ pub struct Vcpu {
 
     /// The frame base pointers (CR3) of kernel and user mode.
     pub tables: Mutex<VcpuPageTables>,
-    /// Address for CR3 in kernel mode.
+    /// Address of the guest's root table of kernel mode.
+    pub kernel_root: Cell<u64>,
+    /// Address of the guest's root table of user mode; 0 for none.
+    pub user_root: Cell<u64>,
+    /// Address for CR3 in kernel mode: that of the root table, or of its shadow.
     pub kernel_cr3: Cell<u64>,
     /// Address for CR3 in user mode; 0 for none.
     pub user_cr3: Cell<u64>,
@@ -243,6 +247,8 @@ impl Vcpu {
             power: AtomicU8::new(0),
             running_on: AtomicU32::new(Self::NOWHERE),
             tables: Mutex::new(VcpuPageTables::default()),
+            kernel_root: Cell::new(0),
+            user_root: Cell::new(0),
             kernel_cr3: Cell::new(0),
             user_cr3: Cell::new(0),
             traps: UnsafeCell::new([NO_TRAP; 256]),
@@ -399,6 +405,20 @@ impl Vcpu {
             Self::NOWHERE => None,
             cpu => Some(CpuId(cpu)),
         }
+    }
+
+    /// Takes another root table of kernel mode; `hardware` is for CR3.
+    pub fn set_kernel_base(&self, root: Option<Mfn>, hardware: Option<Mfn>) {
+        let address = |mfn: Mfn| mfn.address().get();
+        self.kernel_root.set(root.map_or(0, address));
+        self.kernel_cr3.set(hardware.map_or(0, address));
+    }
+
+    /// Takes another root table of user mode, or none; `hardware` is for CR3.
+    pub fn set_user_base(&self, root: Option<Mfn>, hardware: Option<Mfn>) {
+        let address = |mfn: Mfn| mfn.address().get();
+        self.user_root.set(root.map_or(0, address));
+        self.user_cr3.set(hardware.map_or(0, address));
     }
 
     /// The value for CR3 in the mode in which the vCPU is.

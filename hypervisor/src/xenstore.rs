@@ -88,9 +88,9 @@ impl StoreHost for Machine {
             link.port = bind(&domain.events, port).ok();
             return Ok(());
         }
-        let page = mm().get_writable(Mfn(gfn), id)?;
-        let port = bind(&domain.events, port)?;
-        let mfn = page.keep();
+        let mfn = Mfn(gfn);
+        mm().hold_writable(mfn, id)?;
+        let port = bind(&domain.events, port).inspect_err(|_| mm().release_held(mfn))?;
         let port = Some(port);
         self.links.insert(id, Link { mfn, port });
         Ok(())
@@ -101,7 +101,7 @@ impl StoreHost for Machine {
             if let Some(port) = link.port {
                 io::close_port(port);
             }
-            mm().put_writable(link.mfn);
+            mm().release_held(link.mfn);
         }
     }
 

@@ -278,3 +278,130 @@ void group_thousand(void)
     print("free before %lu, after %lu\n", before, after);
     say("all memory is free again %d", after == before);
 }
+
+/* What a domain writes is logged: while it counts, in its second page. */
+static struct xen_domctl_shadow_op *const shadow = &op.u.shadow_op;
+
+static long shadow_op(domid_t id, u32 what, u32 mb)
+{
+    memset(&op, 0, sizeof(op));
+    shadow->op = what, shadow->mb = mb;
+    return control(XEN_DOMCTL_shadow_op, id);
+}
+
+/* Says which pages are dirty. */
+static void dirty(const char *when, domid_t id, u32 what)
+{
+    static u8 bits[8];
+    char pages[200], *end = pages;
+    memset(&op, 0, sizeof(op));
+    memset(bits, 0xff, sizeof(bits));
+    shadow->op = what, shadow->pages = 8 * sizeof(bits);
+    set_xen_guest_handle(shadow->dirty_bitmap, bits);
+    long r = control(XEN_DOMCTL_shadow_op, id);
+    if (r) { result(when, r); return; }
+    for (u32 i = 0; i < 8 * sizeof(bits); i++) {
+        if (!(bits[i / 8] >> i % 8 & 1)) continue;
+        *end++ = ' ';
+        if (i > 9) *end++ = '0' + i / 10;
+        *end++ = '0' + i % 10;
+    }
+    *end = 0;
+    say("%s: %u of %lu dirty:%s", when, shadow->stats.dirty_count, (u64)shadow->pages, pages);
+}
+
+/* Lets the domain run until it has counted some more in a page. */
+static void run_for_a_while(domid_t id, int frame)
+{
+    static char *at;
+    if (!at) at = page();
+    long r = H4(update_va_mapping_otherdomain, at, frames[frame] << 12 | PRESENT | USER | ACCESSED, UVMF_INVLPG, id);
+    volatile u64 *counter = (void *)at;
+    u64 before = r ? 0 : *counter;
+    if (!r) r = control(XEN_DOMCTL_unpausedomain, id);
+    for (int i = 0; !r && *counter < before + 1000; i++) {
+        if (i > 10000000) { r = -1; break; }
+        H2(sched_op, SCHEDOP_yield, 0);
+    }
+    if (!r) r = control(XEN_DOMCTL_pausedomain, id);
+    if (r) say("it does not run: %s", error(r));
+    map(at, 0);
+}
+
+static long point_counter_to(domid_t id, int frame)
+{
+    mmu_update_t u = { (frames[1] << 12 | 8) | MMU_NORMAL_PT_UPDATE, frames[frame] << 12 | PRESENT | USER | RW };
+    return H4(mmu_update, &u, 1, 0, (u64)(id + 1) << 16 | id);
+}
+
+void group_logdirty(void)
+{
+    const domid_t id = 77;
+    char *at = page();
+    usual();
+    control(XEN_DOMCTL_createdomain, id);
+    wanted = id;
+    result("no vCPUs", shadow_op(id, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, 0));
+    say("made %d", whole(false) == id);
+    memset(&op, 0, sizeof(op));
+    op.u.vcpucontext.vcpu = 1;
+    set_xen_guest_handle(op.u.vcpucontext.ctxt, &context);
+    result("the second vCPU", control(XEN_DOMCTL_setvcpucontext, id));
+    result("oneself", shadow_op(0, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, 0));
+    result("unknown", shadow_op(id, 99, 0));
+    result("off without a log", shadow_op(id, XEN_DOMCTL_SHADOW_OP_OFF, 0));
+    dirty("clean without a log", id, XEN_DOMCTL_SHADOW_OP_CLEAN);
+    u64 before = free_pages();
+    result("set_allocation", shadow_op(id, XEN_DOMCTL_SHADOW_OP_SET_ALLOCATION, 2));
+    say("allocated %u", shadow->mb);
+    result("set_allocation to none", shadow_op(id, XEN_DOMCTL_SHADOW_OP_SET_ALLOCATION, 0));
+    say("allocated %u, given back %d", shadow->mb, free_pages() == before);
+    result("enable", shadow_op(id, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, 0));
+    result("enable again", shadow_op(id, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, 0));
+    result("get_allocation", shadow_op(id, XEN_DOMCTL_SHADOW_OP_GET_ALLOCATION, 0));
+    say("allocated %u", shadow->mb);
+    result("set_allocation to none", shadow_op(id, XEN_DOMCTL_SHADOW_OP_SET_ALLOCATION, 0));
+    dirty("at first", id, XEN_DOMCTL_SHADOW_OP_PEEK);
+    memset(&op, 0, sizeof(op));
+    shadow->op = XEN_DOMCTL_SHADOW_OP_CLEAN, shadow->mode = 2;
+    result("unknown mode", control(XEN_DOMCTL_shadow_op, id));
+    memset(&op, 0, sizeof(op));
+
+    run_for_a_while(id, 6);
+    /* Three tables in which A or D was set, and what it counts in. */
+    dirty("peek", id, XEN_DOMCTL_SHADOW_OP_PEEK);
+    dirty("clean", id, XEN_DOMCTL_SHADOW_OP_CLEAN);
+    dirty("clean again", id, XEN_DOMCTL_SHADOW_OP_CLEAN);
+    run_for_a_while(id, 6);
+    dirty("a round", id, XEN_DOMCTL_SHADOW_OP_CLEAN);
+    result("another counter", point_counter_to(id, 7));
+    dirty("its table", id, XEN_DOMCTL_SHADOW_OP_CLEAN);
+    run_for_a_while(id, 7);
+    dirty("a round", id, XEN_DOMCTL_SHADOW_OP_CLEAN);
+    result("foreign mapping", map_theirs(at, frames[8], id));
+    dirty("while it is there", id, XEN_DOMCTL_SHADOW_OP_CLEAN);
+    dirty("while it is there", id, XEN_DOMCTL_SHADOW_OP_CLEAN);
+    result("unmap", map(at, 0));
+    dirty("when it is gone", id, XEN_DOMCTL_SHADOW_OP_CLEAN);
+    dirty("later", id, XEN_DOMCTL_SHADOW_OP_CLEAN);
+    run_for_a_while(id, 7);
+    memset(&op, 0, sizeof(op));
+    shadow->op = XEN_DOMCTL_SHADOW_OP_CLEAN, shadow->pages = 64;
+    shadow->dirty_bitmap.p = (void *)0xffff830000000000;
+    result("a bitmap that cannot be written", control(XEN_DOMCTL_shadow_op, id));
+    dirty("nothing is lost", id, XEN_DOMCTL_SHADOW_OP_CLEAN);
+
+    result("off", shadow_op(id, XEN_DOMCTL_SHADOW_OP_OFF, 0));
+    say("given back %d", free_pages() == before);
+    run_for_a_while(id, 7);
+    for (int i = 6; i < 8; i++) {
+        map_theirs(at, frames[i], id);
+        say("counter %d: far %d", i, *(volatile u64 *)at > 1000);
+        map(at, 0);
+    }
+    result("enable", shadow_op(id, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, 0));
+    result("unpause", control(XEN_DOMCTL_unpausedomain, id));
+    say("it runs %d", runs(id));
+    result("destroy", destroy(id));
+    say("gone %d", gone(id));
+}

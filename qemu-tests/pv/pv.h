@@ -126,7 +126,7 @@ void from_user(u64) __attribute__((noreturn));
 void fuzz(const char *options) __attribute__((noreturn));
 
 #define GROUPS(X) X(start) X(hypercalls) X(version) X(exceptions) X(user) X(emulation) X(cpuid) X(msrs) \
-    X(mmu) X(memory) X(events) X(fifo) X(grants) X(grantclear) X(vcpus) X(segments) X(callbacks) X(platform) X(multicall) X(edges) X(domains) X(thousand) X(restart)
+    X(mmu) X(memory) X(events) X(fifo) X(grants) X(grantclear) X(vcpus) X(segments) X(callbacks) X(platform) X(multicall) X(edges) X(domains) X(thousand) X(restart) X(logdirty)
 #define X(n) void group_##n(void);
 GROUPS(X)
 #undef X

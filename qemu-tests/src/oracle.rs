@@ -96,6 +96,51 @@ pub fn thousand_domains(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// What a domain on two vCPUs writes is logged, round by round, and its memory is right.
+pub fn log_dirty(name: &str) -> Result<(), String> {
+    let answers = ask(System::Overcast, name, "logdirty")?;
+    let wanted = [
+        "no vCPUs: -EINVAL",
+        "oneself: -EINVAL",
+        "unknown: -EINVAL",
+        "off without a log: 0",
+        "clean without a log: 0 of 64 dirty:",
+        "allocated 2",
+        "allocated 0, given back 1",
+        "enable again: -EINVAL",
+        "allocated 1",
+        "set_allocation to none: -EINVAL",
+        "at first: 0 of 64 dirty:",
+        "unknown mode: -EINVAL",
+        "peek: 4 of 64 dirty: 1 2 3 6",
+        "clean: 4 of 64 dirty: 1 2 3 6",
+        "clean again: 0 of 64 dirty:",
+        "a round: 1 of 64 dirty: 6",
+        "its table: 1 of 64 dirty: 1",
+        "a round: 2 of 64 dirty: 1 7",
+        "while it is there: 1 of 64 dirty: 8",
+        "while it is there: 1 of 64 dirty: 8",
+        "when it is gone: 1 of 64 dirty: 8",
+        "later: 0 of 64 dirty:",
+        "a bitmap that cannot be written: -EFAULT",
+        "nothing is lost: 1 of 64 dirty: 7",
+        "off: 0",
+        "given back 1",
+        "counter 6: far 1",
+        "counter 7: far 1",
+        "it runs 1",
+        "gone 1",
+    ];
+    // In this order, with others between them.
+    let mut answers = answers.iter();
+    for wanted in wanted {
+        if !answers.any(|answer| answer.trim_start_matches("> ").trim_end() == wanted) {
+            return Err(format!("no {wanted:?} where it is due"));
+        }
+    }
+    Ok(())
+}
+
 /// Dom0 crashes while another domain runs: it alone is made again, and finds the other,
 /// which has run on. Then it crashes without another, and the machine restarts.
 pub fn dom0_restart(name: &str) -> Result<(), String> {

@@ -135,6 +135,12 @@ fn hypervisor_exception(frame: *mut Registers) -> *mut Registers {
         // An address that is not canonical lies outside as well.
         let guest_side =
             !(GuestVirtual::HYPERVISOR_START..GuestVirtual::HYPERVISOR_END).contains(&address);
+        if guest_side
+            && let Some(vcpu) = vcpu::try_current()
+            && pv::shadow::hypervisor_fault(vcpu, regs, address)
+        {
+            return frame;
+        }
         if !guest_side && ldt_window_offset(address).is_none() && !in_gdt_window(address) {
             panic::fatal(regs, "page fault of the hypervisor");
         }

@@ -329,7 +329,7 @@ fn give(
     mm().assign_stolen(&taker.mm, mfn, stamp)
         .map_err(|_| nobodys)?;
     let completed = taker.grants.complete_transfer(&Host, transfer, mfn, |pfn| {
-        mm().m2p().set(mfn, pfn);
+        mm().set_pfn(mfn, pfn);
     });
     if completed {
         Ok(())

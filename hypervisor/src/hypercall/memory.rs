@@ -203,7 +203,7 @@ fn change_reservation(
             XENMEM_POPULATE_PHYSMAP => guest::read_item::<u64>(list, index).and_then(|pfn| {
                 let mfn = allocate(&domain, op.extent_order, bits)?;
                 for n in 0..1 << op.extent_order {
-                    mm().m2p().set(Mfn(mfn.0 + n), Pfn(pfn.wrapping_add(n)));
+                    mm().set_pfn(Mfn(mfn.0 + n), Pfn(pfn.wrapping_add(n)));
                 }
                 guest::write_item(list, index, &mfn.0)
             }),
@@ -357,7 +357,7 @@ fn exchange_chunk(
         match guest::read_item::<u64>(output.extent_start, index) {
             Ok(pfn) => {
                 for n in 0..1u64 << output.extent_order {
-                    mm().m2p().set(Mfn(mfn.0 + n), Pfn(pfn.wrapping_add(n)));
+                    mm().set_pfn(Mfn(mfn.0 + n), Pfn(pfn.wrapping_add(n)));
                 }
                 if guest::write_item(output.extent_start, index, &mfn.0).is_err() {
                     result = Err(Error::Fault);

@@ -141,7 +141,7 @@ pub fn iret(call: &mut Call<'_>) -> Result<i64> {
         return Ok(0);
     };
     if frame.cs & 3 == 3 {
-        if vcpu.user_cr3.get() == 0 {
+        if vcpu.user_root.get() == 0 {
             domain::crash_current(vcpu, call.regs, "it has no page tables for user mode");
             return Ok(0);
         }

@@ -67,18 +67,17 @@ fn write_back(_: u64) {
 struct Running<'a>(&'a Vcpu);
 
 impl VcpuMachine for Running<'_> {
-    fn load_kernel_base(&mut self, root: Mfn) {
+    fn load_kernel_base(&mut self, root: Mfn, hardware: Mfn) {
         let vcpu = self.0;
         descriptors::drop_ldt_pages(vcpu);
-        vcpu.kernel_cr3.set(root.address().get());
-        // SAFETY: the table was validated, and the vCPU holds references to it.
-        unsafe { tlb::write_cr3_and_flush(root) };
+        vcpu.set_kernel_base(Some(root), Some(hardware));
+        // SAFETY: the table was validated, and the vCPU holds references to it; or it is the
+        // shadow of such a one, which is kept for the vCPU.
+        unsafe { tlb::write_cr3_and_flush(hardware) };
     }
 
-    fn set_user_base(&mut self, root: Option<Mfn>) {
-        self.0
-            .user_cr3
-            .set(root.map_or(0, |root| root.address().get()));
+    fn set_user_base(&mut self, root: Option<Mfn>, hardware: Option<Mfn>) {
+        self.0.set_user_base(root, hardware);
     }
 
     fn set_ldt(&mut self, base: u64, entries: u32) {

@@ -50,6 +50,7 @@ pub fn write_page(domain: &Domain, mfn: overcast_core::addr::Mfn) -> bool {
         return false;
     };
     overcast_core::builder::hypercall_page::fill(frame);
+    crate::host::mm().mark_dirty(page.mfn());
     true
 }
 

@@ -49,7 +49,7 @@ pub fn show_ldt_page(vcpu: &Vcpu, offset: u64) -> bool {
 
 /// The frame at an address under the kernel's page tables of a vCPU.
 fn translate(vcpu: &Vcpu, address: GuestVirtual) -> Option<Mfn> {
-    let mut table = Mfn(vcpu.kernel_cr3.get() >> 12);
+    let mut table = Mfn(vcpu.kernel_root.get() >> 12);
     for level in (1..=4).rev() {
         let entry = Pte(Host.frame(table)?.load(address.table_index(level)));
         if !entry.is_present() {

@@ -426,7 +426,7 @@ fn perform(
             let value = match cr {
                 0 => vcpu.cr0.get(),
                 2 => vcpu.info().cr2.load(Ordering::Relaxed),
-                3 => vcpu.kernel_cr3.get(),
+                3 => vcpu.kernel_root.get(),
                 4 => vcpu.cr4.get(),
                 _ => return Outcome::Unhandled,
             };
@@ -666,7 +666,7 @@ fn register_write(vcpu: &Vcpu, regs: &mut Registers, address: GuestVirtual) -> b
     } else {
         PtwrWrite::Store(value)
     };
-    let root = Mfn(vcpu.kernel_cr3.get() >> 12);
+    let root = Mfn(vcpu.kernel_root.get() >> 12);
     match mm().emulate_write(&vcpu.domain().mm, root, address, 8, request) {
         PtwrOutcome::Done => {}
         PtwrOutcome::Exchanged(old) => regs.set_general(write.register, old),
@@ -685,7 +685,7 @@ pub fn page_table_write(vcpu: &Vcpu, regs: &mut Registers, address: GuestVirtual
         return true;
     }
     let domain = &vcpu.domain().mm;
-    let root = Mfn(vcpu.kernel_cr3.get() >> 12);
+    let root = Mfn(vcpu.kernel_root.get() >> 12);
     if mm().page_table_at(domain, root, address).is_none() {
         return false;
     }

@@ -5,5 +5,6 @@ pub mod descriptors;
 pub mod emulate;
 pub mod exit;
 pub mod mode;
+pub mod shadow;
 pub mod syscall;
 pub mod traps;

@@ -7,19 +7,19 @@ use crate::arch::fpu;
 use crate::arch::registers::{Registers, vector};
 use crate::arch::traps::ldt_window_offset;
 use crate::pv::bounce;
-use crate::pv::{descriptors, emulate};
+use crate::pv::{descriptors, emulate, shadow};
 use crate::vcpu::{CR0_TS, DR6_DEFAULT, Vcpu};
 
 /// Page-fault error code: the page was present.
-const PF_PRESENT: u32 = 1 << 0;
+pub(super) const PF_PRESENT: u32 = 1 << 0;
 /// Page-fault error code: a write.
-const PF_WRITE: u32 = 1 << 1;
+pub(super) const PF_WRITE: u32 = 1 << 1;
 /// Page-fault error code: an access of ring 3 (and not one that the CPU made for it).
-const PF_USER: u32 = 1 << 2;
+pub(super) const PF_USER: u32 = 1 << 2;
 /// Page-fault error code: a reserved bit was set.
-const PF_RESERVED: u32 = 1 << 3;
+pub(super) const PF_RESERVED: u32 = 1 << 3;
 /// Page-fault error code: an instruction fetch.
-const PF_FETCH: u32 = 1 << 4;
+pub(super) const PF_FETCH: u32 = 1 << 4;
 
 /// Error-code bit: the fault was found while an external event was delivered.
 const EC_EXTERNAL: u32 = 1 << 0;
@@ -82,6 +82,9 @@ fn no_device(vcpu: &Vcpu, regs: &mut Registers) {
 /// Handles a page fault of the running guest at `address`.
 #[inline]
 pub fn page_fault(vcpu: &Vcpu, regs: &mut Registers, address: u64) {
+    if vcpu.domain().mm.is_logging() && shadow::guest_fault(vcpu, regs, address) {
+        return;
+    }
     let code = regs.error_code;
     // User space's own faults are its kernel's.
     if !vcpu.kernel_mode.get() && code & PF_USER != 0 {

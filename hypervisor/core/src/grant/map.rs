@@ -373,9 +373,6 @@ impl GrantTable {
         };
         drop(freed);
         let (mfn, done) = result?;
-        if flags & GNTMAP_READONLY == 0 {
-            host.mark_dirty(granter.domain, mfn);
-        }
         if done != 0 {
             *unmapped = Some(Unmapped {
                 granter,
@@ -443,13 +440,18 @@ impl GrantTable {
         }
     }
 
-    /// Removes the pins of a mapping, or of the part of one that `flags` says.
+    /// Removes the pins of a mapping, or of the part of one that `flags` says. Nobody can
+    /// use it any more.
     fn unpin<H: GrantHost>(&self, host: &H, reference: GrantRef, flags: u32) {
         let state = self.state.read();
         let Some(active) = state.active(reference) else {
             return;
         };
         let mut active = active.lock();
+        if flags & GNTMAP_READONLY == 0 {
+            // Before the pin goes, which says the same: see `for_each_writable`.
+            host.mark_dirty(self.domain, active.mfn);
+        }
         active.pins.remove(Pins::of_mapping(flags));
         if let Some(entry) = state.entry(host, reference) {
             entry.reduce_status(active.pins, flags & GNTMAP_READONLY != 0);

@@ -190,7 +190,7 @@ pub trait GrantHost: Memory {
     /// Flushes the TLBs of the CPUs that may have used mappings of the domain.
     fn flush_tlb(&self, domain: DomainId);
 
-    /// Notes that a frame of the domain may have been written.
+    /// Notes that a frame of the domain may have been written. Called with grant locks held.
     fn mark_dirty(&self, _owner: DomainId, _mfn: Mfn) {}
 
     /// Allocates a zeroed frame for a table of the domain, which it cannot see yet.
@@ -365,6 +365,18 @@ impl GrantTable {
             Some(self.clone())
         } else {
             host.grant_table(domain)
+        }
+    }
+
+    /// Calls `each` with the domain and the frame of every grant of this table that somebody may
+    /// be writing. What is used no more by then was marked ([`GrantHost::mark_dirty`]).
+    pub fn for_each_writable(&self, mut each: impl FnMut(DomainId, Mfn)) {
+        let state = self.state.read();
+        for active in state.active.iter().flatten() {
+            let active = *active.lock();
+            if active.pins.is_writable() {
+                each(active.trans_domain, active.mfn);
+            }
         }
     }
 

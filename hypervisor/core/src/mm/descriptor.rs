@@ -90,6 +90,7 @@ impl<H: MmHost> Tables<'_, H> {
                 let good = check_descriptor(raw).ok_or(Error::Invalid)?;
                 if good != raw {
                     frame.store(slot, good);
+                    self.was_written(mfn);
                 }
             }
             Ok(())
@@ -152,6 +153,7 @@ impl<H: MmHost> Mm<H> {
             self.get_writable_type(page.mfn())?;
         }
         frame.store(address.offset() / 8, good);
+        tables.was_written(page.mfn());
         self.put_data_type(page.mfn());
         Ok(())
     }

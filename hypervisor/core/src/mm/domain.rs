@@ -8,11 +8,14 @@
 //! - `total` is the number of ordinary pages, `shared` that of the hypervisor's
 //!   pages shared with the domain.
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use spin::{Mutex, MutexGuard};
+use spin::{Mutex, MutexGuard, RwLock};
 
+use super::dirty::DirtyLog;
 use super::frames::{CountWord, FrameTable, PageType, TypeWord};
+use super::shadow::Shadow;
 use super::types::Work;
 use super::{Level, Mm, MmHost, Pte};
 use crate::addr::Mfn;
@@ -115,6 +118,14 @@ pub struct DomainMemory {
     pages: Mutex<Pages>,
     /// User mode is not to see the machine-to-phys table (`VMASST_TYPE_m2p_strict`).
     pub m2p_strict: AtomicBool,
+    /// Its writes are logged. Changes under the tables lock, while no virtual CPU runs.
+    pub(super) logging: AtomicBool,
+    /// The shadows of its page tables. Inside the tables lock.
+    pub(super) shadow: Mutex<Option<Shadow>>,
+    /// What it wrote; there while `logging`.
+    pub(super) log: RwLock<Option<DirtyLog>>,
+    /// Frames that the hypervisor writes whenever it likes, each as often as it is held.
+    pub(super) held: Mutex<Vec<Mfn>>,
 }
 
 impl DomainMemory {
@@ -134,6 +145,10 @@ impl DomainMemory {
                 phase: Phase::Shared,
             }),
             m2p_strict: AtomicBool::new(false),
+            logging: AtomicBool::new(false),
+            shadow: Mutex::new(None),
+            log: RwLock::new(None),
+            held: Mutex::new(Vec::new()),
         }
     }
 

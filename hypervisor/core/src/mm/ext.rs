@@ -59,12 +59,12 @@ pub struct FlushRequest {
 /// The machine's side of a virtual CPU that calls `mmuext_op`.
 pub trait VcpuMachine {
     /// Runs on another root table, from now on: loads CR3 (guest in kernel
-    /// mode), flushes what is not global, and drops the LDT's mapped pages.
-    fn load_kernel_base(&mut self, root: Mfn);
+    /// mode) with `hardware`, which stands for the root, flushes what is not global, and drops the LDT's mapped pages.
+    fn load_kernel_base(&mut self, root: Mfn, hardware: Mfn);
 
-    /// The root table of user mode is another one, or none. It is not loaded now,
+    /// The root table of user mode is another one, or none; `hardware` stands for it. It is not loaded now,
     /// as the guest is in kernel mode.
-    fn set_user_base(&mut self, root: Option<Mfn>);
+    fn set_user_base(&mut self, root: Option<Mfn>, hardware: Option<Mfn>);
 
     /// Takes another LDT, checked: `base` is a multiple of the page size outside
     /// the hypervisor's range; none if `entries` is 0. Nothing happens if it is
@@ -115,6 +115,20 @@ impl VcpuPageTables {
     }
 }
 
+impl<H: MmHost> Tables<'_, H> {
+    /// [`Self::acquire_root`] of a root to which references were just taken; on an
+    /// error they are left to be given back.
+    #[inline]
+    fn acquire_new_root(&self, root: Mfn, work: &mut Work<'_>) -> Result<Mfn> {
+        self.acquire_root(root).inspect_err(|_| {
+            *work.deferred = Some(DeferredPut {
+                mfn: root,
+                partial: false,
+            });
+        })
+    }
+}
+
 impl<H: MmHost> Mm<H> {
     /// Gives a virtual CPU that does not run its first page tables
     /// (`VCPUOP_initialise`, the domain builder). `tables` is that virtual CPU's.
@@ -141,6 +155,7 @@ impl<H: MmHost> Mm<H> {
                 return Err(Error::Invalid);
             }
             locked.get_root(kernel, &mut work)?;
+            locked.acquire_new_root(kernel, &mut work)?;
             tables.kernel = Some(kernel);
             locked.show_machphys(kernel, true);
         }
@@ -150,7 +165,9 @@ impl<H: MmHost> Mm<H> {
             let result = if tables.user.is_some() {
                 Err(Error::Invalid)
             } else {
-                locked.get_root(root, &mut work)
+                locked
+                    .get_root(root, &mut work)
+                    .and_then(|()| locked.acquire_new_root(root, &mut work).map(drop))
             };
             match result {
                 Ok(()) => {
@@ -161,6 +178,7 @@ impl<H: MmHost> Mm<H> {
                 }
                 Err(Error::Restart) => return Err(Error::Restart),
                 Err(error) => {
+                    locked.release_root(kernel);
                     drop(locked);
                     // The bad table first, as only one can be deferred; both are
                     // finite work, and this is no path to hurry on.
@@ -185,12 +203,18 @@ impl<H: MmHost> Mm<H> {
     ///
     /// # Errors
     /// `Restart` when preempted; call again.
-    pub fn release_tables(&self, tables: &mut VcpuPageTables, preempt: &dyn Preempt) -> Result<()> {
+    pub fn release_tables(
+        &self,
+        domain: &DomainMemory,
+        tables: &mut VcpuPageTables,
+        preempt: &dyn Preempt,
+    ) -> Result<()> {
         loop {
             self.finish_deferred(&mut tables.deferred, preempt)?;
             let Some(mfn) = tables.kernel.take().or_else(|| tables.user.take()) else {
                 return Ok(());
             };
+            self.lock(domain).release_root(mfn);
             tables.deferred = Some(DeferredPut {
                 mfn,
                 partial: false,
@@ -292,6 +316,7 @@ impl<H: MmHost> Mm<H> {
                 let page = self.get_writable(Mfn(op.arg1), pg_owner.id)?;
                 let frame = self.host.frame(page.mfn()).ok_or(Error::Invalid)?;
                 frame.zero();
+                self.mark_dirty(page.mfn());
                 Ok(())
             }
             MMUEXT_COPY_PAGE => {
@@ -302,6 +327,7 @@ impl<H: MmHost> Mm<H> {
                 let source = self.host.frame(from.mfn()).ok_or(Error::Invalid)?;
                 let target = self.host.frame(to.mfn()).ok_or(Error::Invalid)?;
                 target.copy_from(source);
+                self.mark_dirty(to.mfn());
                 Ok(())
             }
             MMUEXT_MARK_SUPER | MMUEXT_UNMARK_SUPER => Err(Error::NotSupported),
@@ -390,20 +416,22 @@ impl<H: MmHost> Mm<H> {
         root: Mfn,
     ) -> Result<()> {
         let old = caller.tables.kernel;
+        let tables = self.lock(caller.domain);
         if old == Some(root) {
-            machine.load_kernel_base(root);
+            machine.load_kernel_base(root, tables.hardware_root(root));
             return Ok(());
         }
-        let tables = self.lock(caller.domain);
         let mut work = Work {
             preempt: caller.preempt,
             deferred: &mut caller.tables.deferred,
         };
         tables.get_root(root, &mut work)?;
+        let hardware = tables.acquire_new_root(root, &mut work)?;
         tables.show_machphys(root, true);
         caller.tables.kernel = Some(root);
         // Before the old table is taken apart, nobody may run on it.
-        machine.load_kernel_base(root);
+        machine.load_kernel_base(root, hardware);
+        old.inspect(|&old| tables.release_root(old));
         self.put_old_base(tables, caller.preempt, &mut caller.tables.deferred, old)
     }
 
@@ -418,18 +446,21 @@ impl<H: MmHost> Mm<H> {
             return Ok(());
         }
         let tables = self.lock(caller.domain);
+        let mut hardware = None;
         if let Some(root) = root {
             let mut work = Work {
                 preempt: caller.preempt,
                 deferred: &mut caller.tables.deferred,
             };
             tables.get_root(root, &mut work)?;
+            hardware = Some(tables.acquire_new_root(root, &mut work)?);
             if caller.domain.m2p_strict.load(Ordering::Relaxed) {
                 tables.show_machphys(root, false);
             }
         }
         caller.tables.user = root;
-        machine.set_user_base(root);
+        machine.set_user_base(root, hardware);
+        old.inspect(|&old| tables.release_root(old));
         self.put_old_base(tables, caller.preempt, &mut caller.tables.deferred, old)
     }
 

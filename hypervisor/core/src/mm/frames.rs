@@ -166,6 +166,10 @@ impl TypeWord {
     pub(super) const PARTIAL: u64 = 1 << 57;
     /// Was mapped writable with a memory type that does not snoop caches.
     pub(super) const NON_COHERENT: u64 = 1 << 56;
+    /// One of the count, in 24 bits, of entries for writing in tables of other domains than
+    /// the owner.
+    pub(super) const ONE_FOREIGN: u64 = 1 << 32;
+    const FOREIGN: u64 = 0xff_ffff << 32;
 
     /// A type with flags and a count.
     pub(super) const fn new(page_type: PageType, flags: u64, count: u32) -> Self {
@@ -201,6 +205,11 @@ impl TypeWord {
     pub(super) const fn is_settled_writable(self) -> bool {
         let want = ((PageType::Writable as u64) << Self::TYPE_SHIFT) | Self::VALIDATED;
         self.0 & (Self::TYPE | Self::VALIDATED) == want
+    }
+
+    /// How many entries of other domains than the owner let it be written; a grant's, too.
+    pub(super) const fn foreign(self) -> u32 {
+        ((self.0 & Self::FOREIGN) >> 32) as u32
     }
 
     /// Whether it is a level-1 table in use.
@@ -334,6 +343,26 @@ impl FrameInfo {
     /// [`CountWord::can_take`] keeps one over.
     pub(super) fn get_light(&self) {
         self.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Counts one more entry for writing of another domain than the owner. `false` if there
+    /// are too many.
+    pub(super) fn add_foreign(&self) -> bool {
+        let mut now = self.type_word();
+        while now.0 & TypeWord::FOREIGN != TypeWord::FOREIGN {
+            match self.cas_type(now, now.0.wrapping_add(TypeWord::ONE_FOREIGN)) {
+                Ok(()) => return true,
+                Err(other) => now = other,
+            }
+        }
+        false
+    }
+
+    /// Counts one fewer.
+    pub(super) fn remove_foreign(&self) {
+        debug_assert!(self.type_word().foreign() != 0, "a foreign entry too many");
+        self.page_type
+            .fetch_sub(TypeWord::ONE_FOREIGN, Ordering::AcqRel);
     }
 
     pub(super) fn stamp(&self) -> u64 {

@@ -82,9 +82,13 @@ impl<H: MmHost> Mm<H> {
         let nx = if self.config().nx { Pte::NX } else { 0 };
         let new = Pte::new(frame, grant_flags(flags) | nx).adjusted(Level::L1);
         let page = tables.frame(table).ok_or(Error::Invalid)?;
+        if new.is_writable() && !self.begin_foreign_entry(frame, caller.domain) {
+            return Err(Error::Invalid);
+        }
         let old = Pte(page.load(slot));
         page.store(slot, new.0);
-        self.put_leaf(old);
+        tables.entry_changed(table, slot);
+        self.put_leaf(old, caller.domain);
         Ok(())
     }
 
@@ -115,6 +119,7 @@ impl<H: MmHost> Mm<H> {
             let page = tables.frame(table).ok_or(Error::Invalid)?;
             new = Pte(page.load(slot));
             page.store(slot, 0);
+            tables.entry_changed(table, slot);
         }
         let result = tables
             .grant_entry(root, address, flags)
@@ -126,10 +131,14 @@ impl<H: MmHost> Mm<H> {
                     return Err(Error::Invalid);
                 }
                 page.store(slot, new.0);
+                tables.entry_changed(table, slot);
+                if old.is_writable() {
+                    self.end_grant_entry(frame, caller.domain);
+                }
                 Ok(())
             });
         if result.is_err() {
-            self.put_leaf(new);
+            self.put_leaf(new, caller.domain);
         }
         result
     }

@@ -80,6 +80,10 @@ impl<H: MmHost> Mm<H> {
         }
         if entry.is_writable() {
             self.get_writable_type_of(info).map_err(|_| Error::Busy)?;
+            if owner != table_owner.id() && !info.add_foreign() {
+                self.put_data_type(mfn);
+                return Err(Error::Busy);
+            }
         }
         if !entry.has(Pte::CACHE_ATTRIBUTES) {
             page.keep();
@@ -87,7 +91,7 @@ impl<H: MmHost> Mm<H> {
         }
         if info.count_word().is_hypervisor() {
             if entry.is_writable() {
-                self.put_data_type(mfn);
+                self.put_writable_leaf(info, mfn, table_owner);
             }
             return Err(Error::Access);
         }
@@ -139,16 +143,51 @@ impl<H: MmHost> Mm<H> {
         Ok(Pte::new(substitute, entry.flip(flip).flags()))
     }
 
-    /// Gives back what an entry of a level-1 table holds (`put_page_from_l1e`).
+    /// Gives back that an entry of a table of `table_owner` let the frame be written.
+    #[inline(always)]
+    fn put_writable_leaf(&self, info: &FrameInfo, mfn: Mfn, table_owner: &DomainMemory) {
+        if !info.count_word().is_ram_of(table_owner.ram_bits) {
+            self.end_foreign_entry(info, mfn);
+        }
+        self.put_data_type_of(info, mfn);
+    }
+
+    /// An entry for writing, which the owner of the table has for a frame of somebody else's,
+    /// came to be; it holds the references of a grant. `false` if there are too many.
+    pub(super) fn begin_foreign_entry(&self, mfn: Mfn, table_owner: &DomainMemory) -> bool {
+        match self.frames().ram(mfn) {
+            Some(info) if !info.count_word().is_ram_of(table_owner.ram_bits) => info.add_foreign(),
+            _ => true,
+        }
+    }
+
+    /// The references of such an entry are a grant's again.
+    pub(super) fn end_grant_entry(&self, mfn: Mfn, table_owner: &DomainMemory) {
+        if let Some(info) = self.frames().ram(mfn)
+            && !info.count_word().is_ram_of(table_owner.ram_bits)
+        {
+            self.end_foreign_entry(info, mfn);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn end_foreign_entry(&self, info: &FrameInfo, mfn: Mfn) {
+        // Before it is not counted any more, which says the same: see `dirty`.
+        self.mark_dirty(mfn);
+        info.remove_foreign();
+    }
+
+    /// Gives back what an entry of a level-1 table of `table_owner` holds (`put_page_from_l1e`).
     #[inline]
-    pub(super) fn put_leaf(&self, entry: Pte) {
+    pub(super) fn put_leaf(&self, entry: Pte, table_owner: &DomainMemory) {
         if !entry.is_present() {
             return;
         }
         let mfn = entry.mfn();
         if let Some(info) = self.counted(mfn) {
             if entry.is_writable() {
-                self.put_data_type_of(info, mfn);
+                self.put_writable_leaf(info, mfn, table_owner);
             }
             self.put_page_of(info, mfn);
         }

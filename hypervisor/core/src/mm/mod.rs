@@ -21,6 +21,8 @@
 //! - [`grant`]: mapping granted frames. [`descriptor`]: descriptor-table pages.
 //! - [`domain`]: a domain's pages; allocating, freeing, exchanging, destroying.
 //! - [`m2p`]: the machine-to-phys table.
+//! - [`dirty`]: the log of what a domain writes, for migration; [`shadow`]: the page
+//!   tables on which it runs meanwhile.
 //!
 //! # How the hypercall layer uses it
 //!
@@ -50,9 +52,11 @@
 //! ([`types::Tables`] is the proof that it is held). Frames of other domains are
 //! touched by atomic counts only, and so are writable references. The domain's
 //! *pages* lock (its lists and totals) is inside it, and the frame heap inside
-//! that. No two domains' tables locks are ever held together.
+//! that. No two domains' tables locks are ever held together. A domain's shadows have a
+//! lock inside that of its tables, which is always held with it.
 
 pub mod descriptor;
+pub mod dirty;
 pub mod domain;
 pub mod entry;
 pub mod ext;
@@ -64,6 +68,7 @@ pub mod m2p;
 pub mod model;
 pub mod pages;
 pub mod ptwr;
+pub mod shadow;
 #[cfg(test)]
 mod tests;
 pub mod types;
@@ -71,7 +76,7 @@ pub mod update;
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use spin::RwLock;
 
@@ -80,6 +85,7 @@ use crate::error::{Error, Result};
 use crate::ids::DomainId;
 use crate::machine::{Memory, Preempt, Tlb};
 
+pub use dirty::{DirtyPages, DirtyStats};
 pub use domain::DomainMemory;
 pub use entry::{Level, Pte};
 pub use ext::{FlushRequest, FlushScope, FlushWhat, VcpuMachine, VcpuPageTables};
@@ -88,6 +94,7 @@ pub use leaf::PageOwner;
 pub use m2p::MachineToPhys;
 pub use pages::{PageRef, WritableRef};
 pub use ptwr::{PtwrOutcome, PtwrWrite};
+pub use shadow::{Access, HardwareRoots, ShadowFault};
 
 /// What the memory code needs of the machine.
 pub trait MmHost: Memory + Tlb {
@@ -140,6 +147,8 @@ pub struct Mm<H> {
     /// The machine.
     pub host: H,
     config: MmConfig,
+    /// How many domains' writes are logged.
+    logs: AtomicU32,
     domains: RwLock<BTreeMap<DomainId, Arc<DomainMemory>>>,
 }
 
@@ -153,6 +162,7 @@ impl<H: MmHost> Mm<H> {
         Self {
             host,
             config,
+            logs: AtomicU32::new(0),
             domains: RwLock::new(domains),
         }
     }

@@ -28,16 +28,16 @@ use xen_abi::xen::{MmuUpdate, MmuextOp};
 
 use super::entry::HYPERVISOR_SLOTS;
 use super::{
-    DomainMemory, FlushRequest, FrameInfo, Level, Mm, MmConfig, MmHost, MmuCaller, PageOwner, Pte,
-    PtwrWrite, VcpuMachine, VcpuPageTables,
+    Access, DirtyPages, DomainMemory, FlushRequest, FrameInfo, Level, Mm, MmConfig, MmHost,
+    MmuCaller, PageOwner, Pte, PtwrWrite, ShadowFault, VcpuMachine, VcpuPageTables,
 };
-use crate::addr::{GuestVirtual, Mfn};
+use crate::addr::{GuestVirtual, Mfn, Pfn};
 use crate::error::{Error, Result};
 use crate::ids::{CpuSet, DomainId};
 use crate::machine::{Frame, Memory, Preempt, Tlb};
 
 /// How many frames the machine has.
-pub const FRAMES: usize = 96;
+pub const FRAMES: usize = 144;
 /// The frame of zeros that a privileged domain sees in the legacy hole.
 const SUBSTITUTE: Mfn = Mfn(1);
 /// A frame number below the end that is no RAM.
@@ -49,7 +49,7 @@ const DOMAINS: usize = 3;
 /// How many pages a domain starts with.
 const START_PAGES: u64 = 14;
 /// How many kinds of operations there are.
-pub const KINDS: usize = 24;
+pub const KINDS: usize = 28;
 /// What the hypervisor's entries hold here.
 const SLOT_VALUE: u64 = 0xabc_0000_0000_0021;
 
@@ -145,8 +145,8 @@ impl Preempt for Countdown {
 pub struct NullMachine;
 
 impl VcpuMachine for NullMachine {
-    fn load_kernel_base(&mut self, _root: Mfn) {}
-    fn set_user_base(&mut self, _root: Option<Mfn>) {}
+    fn load_kernel_base(&mut self, _root: Mfn, _hardware: Mfn) {}
+    fn set_user_base(&mut self, _root: Option<Mfn>, _hardware: Option<Mfn>) {}
     fn set_ldt(&mut self, _base: u64, _entries: u32) {}
     fn flush(&mut self, _request: FlushRequest) -> Result<()> {
         Ok(())
@@ -262,6 +262,11 @@ impl World {
         (&self.mm, Arc::clone(&guest.memory), &mut guest.vcpus[0])
     }
 
+    /// The virtual CPUs of a domain.
+    pub fn vcpus(&self, index: usize) -> &[VcpuPageTables] {
+        &self.guests[index].vcpus
+    }
+
     /// When the TLB was flushed last, by the flush clock.
     pub fn last_flush(&self) -> u64 {
         self.mm.host.tlb.lock().last_flush
@@ -290,8 +295,9 @@ impl World {
         };
         let flags = Pte::PRESENT | Pte::RW | Pte::USER;
         let frame = |mfn| self.mm.host.frame(mfn).expect("RAM");
-        for &page in &pages {
+        for (number, &page) in pages.iter().enumerate() {
             frame(page).zero();
+            self.mm.set_pfn(page, Pfn(number as u64));
         }
         frame(l4).store(0, Pte::new(l3, flags).0);
         frame(l3).store(0, Pte::new(l2, flags).0);
@@ -683,6 +689,51 @@ impl World {
                 let cmd = [3, 3, 5, 15][usize::from(e & 3)];
                 self.ext(guest, vcpu, owner, cmd, table, patience, retry)
             }
+            24 => {
+                let guest = &self.guests[guest];
+                if guest.memory.is_logging() {
+                    if b & 3 == 0 {
+                        self.mm.end_log(&guest.memory);
+                    }
+                    return Ok(());
+                }
+                let frames = 10 + usize::from(c % 8);
+                self.mm.start_small_log(&guest.memory, frames)?;
+                for vcpu in &guest.vcpus {
+                    self.mm.acquire_roots(&guest.memory, vcpu)?;
+                }
+                Ok(())
+            }
+            25 | 26 => {
+                let guest = &self.guests[guest];
+                let vcpu = &guest.vcpus[vcpu];
+                let root = match e & 1 {
+                    0 => vcpu.kernel(),
+                    _ => vcpu.user(),
+                };
+                let root = root.ok_or(Error::NoEntry)?;
+                if !guest.memory.is_logging() {
+                    return Err(Error::Invalid);
+                }
+                let address = GuestVirtual((a as u64 % 8) << 21 | (Self::slot(b) as u64) << 12);
+                let access = Access {
+                    write: c & 1 != 0,
+                    fetch: c & 6 == 6,
+                    user: c & 8 == 0,
+                };
+                match self
+                    .mm
+                    .shadow_fault(&guest.memory, root, address, access, || ())
+                {
+                    ShadowFault::Fixed => Ok(()),
+                    ShadowFault::Guest { .. } => Err(Error::Fault),
+                }
+            }
+            27 => {
+                let memory = &self.guests[guest].memory;
+                let mut pages = DirtyPages::default();
+                self.mm.clean_log(memory, &mut |_| (), &mut pages)
+            }
             _ => {
                 if guest == 0 || a & 7 != 0 {
                     return Err(Error::Again);
@@ -845,9 +896,10 @@ impl World {
     fn destroy(&mut self, guest: usize, patience: u8) {
         let memory = Arc::clone(&self.guests[guest].memory);
         memory.set_dying();
+        self.mm.end_log(&memory);
         let preempt = || Countdown(AtomicU32::new(u32::from(patience)));
         for vcpu in &mut self.guests[guest].vcpus {
-            while self.mm.release_tables(vcpu, &preempt()).is_err() {}
+            while self.mm.release_tables(&memory, vcpu, &preempt()).is_err() {}
         }
         self.descriptors.retain(|&(owner, mfn)| {
             if owner == guest {

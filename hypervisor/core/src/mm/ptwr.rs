@@ -81,7 +81,7 @@ impl<H: MmHost> Mm<H> {
             return PtwrOutcome::Unhandled;
         }
         let tables = self.lock(domain);
-        let Some((_, frame)) = tables.read_only_table(root, address) else {
+        let Some((table, frame)) = tables.read_only_table(root, address) else {
             return PtwrOutcome::Unhandled;
         };
         let slot = (address.0 as usize & 0xfff) / 8;
@@ -107,7 +107,7 @@ impl<H: MmHost> Mm<H> {
             Some(expected) => match frame.compare_exchange(slot, expected, new.0) {
                 Ok(old) => old,
                 Err(actual) => {
-                    self.put_leaf(new);
+                    self.put_leaf(new, domain);
                     return PtwrOutcome::Mismatch((actual & mask) >> shift);
                 }
             },
@@ -115,14 +115,16 @@ impl<H: MmHost> Mm<H> {
                 // What the CPU notes in the entry meanwhile is not lost to an exchange.
                 if let PtwrWrite::Exchange(_) = write {
                     let old = frame.swap(slot, new.0);
-                    self.put_leaf(Pte(old));
+                    tables.entry_changed(table, slot);
+                    self.put_leaf(Pte(old), domain);
                     return PtwrOutcome::Exchanged(old);
                 }
                 frame.store(slot, new.0);
                 now
             }
         };
-        self.put_leaf(Pte(old));
+        tables.entry_changed(table, slot);
+        self.put_leaf(Pte(old), domain);
         PtwrOutcome::Done
     }
 }

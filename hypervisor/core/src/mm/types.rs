@@ -62,16 +62,39 @@ pub(super) struct Work<'w> {
 pub struct Tables<'a, H: MmHost> {
     pub(super) mm: &'a Mm<H>,
     pub(super) domain: &'a DomainMemory,
+    /// [`DomainMemory::is_logging`], which does not change meanwhile.
+    pub(super) logging: bool,
     _guard: MutexGuard<'a, ()>,
 }
 
 impl<H: MmHost> Mm<H> {
     /// Locks the page tables of a domain.
     pub fn lock<'a>(&'a self, domain: &'a DomainMemory) -> Tables<'a, H> {
+        self.locked(domain, domain.tables.lock())
+    }
+
+    /// As [`Self::lock`], where `wait` is called again and again while another CPU has
+    /// the lock.
+    pub fn lock_patiently<'a>(
+        &'a self,
+        domain: &'a DomainMemory,
+        wait: impl Fn(),
+    ) -> Tables<'a, H> {
+        loop {
+            if let Some(guard) = domain.tables.try_lock() {
+                return self.locked(domain, guard);
+            }
+            wait();
+        }
+    }
+
+    #[inline]
+    fn locked<'a>(&'a self, domain: &'a DomainMemory, guard: MutexGuard<'a, ()>) -> Tables<'a, H> {
         Tables {
             mm: self,
             domain,
-            _guard: domain.tables.lock(),
+            logging: domain.is_logging(),
+            _guard: guard,
         }
     }
 
@@ -195,6 +218,8 @@ impl<H: MmHost> Tables<'_, H> {
             Ok(()) => {
                 info.page_type
                     .fetch_or(TypeWord::VALIDATED, Ordering::AcqRel);
+                // Checking may have changed it.
+                self.was_written(mfn);
             }
             Err(error) => {
                 let left = work.deferred.is_some_and(|d| d.mfn == mfn);
@@ -351,7 +376,7 @@ impl<H: MmHost> Tables<'_, H> {
                 }
                 Err(error) => {
                     for slot in (0..slot).rev() {
-                        self.mm.put_leaf(Pte(frame.load(slot)));
+                        self.mm.put_leaf(Pte(frame.load(slot)), self.domain);
                     }
                     return Err(error);
                 }
@@ -450,6 +475,7 @@ impl<H: MmHost> Tables<'_, H> {
             };
             if frame.load(MACHPHYS_SLOT) != entry {
                 frame.store(MACHPHYS_SLOT, entry);
+                self.hypervisor_entry_changed(root, MACHPHYS_SLOT, entry);
             }
         }
     }
@@ -505,6 +531,7 @@ impl<H: MmHost> Tables<'_, H> {
                 now = other;
                 continue;
             }
+            self.unshadow(mfn);
             let progress = if now.is_partial() {
                 info.progress()
             } else {
@@ -540,7 +567,7 @@ impl<H: MmHost> Tables<'_, H> {
     fn demote_l1(&self, mfn: Mfn) {
         if let Some(frame) = self.frame(mfn) {
             for slot in present_groups(frame).flat_map(|group| group * 8..group * 8 + 8) {
-                self.mm.put_leaf(Pte(frame.load(slot)));
+                self.mm.put_leaf(Pte(frame.load(slot)), self.domain);
             }
         }
     }

@@ -76,6 +76,13 @@ impl EntryUpdate {
 }
 
 impl<H: MmHost> Tables<'_, H> {
+    /// Writes an entry of a validated table of the domain's.
+    #[inline(always)]
+    fn write_entry(&self, update: &EntryUpdate, frame: &Frame, old: Pte, new: Pte) {
+        update.write(frame, old, new);
+        self.entry_changed(update.table, update.slot);
+    }
+
     /// Changes an entry of a level-1 table that is validated.
     ///
     /// # Errors
@@ -96,7 +103,7 @@ impl<H: MmHost> Tables<'_, H> {
             }
             new = new.adjusted(Level::L1);
             if !old.differs(new, Pte::FAST_PATH) {
-                update.write(frame, old, new);
+                self.write_entry(&update, frame, old, new);
                 return Ok(());
             }
             if !old.differs(new, Pte::FAST_PATH | Pte::RW)
@@ -106,17 +113,17 @@ impl<H: MmHost> Tables<'_, H> {
                     self.mm
                         .get_writable_type_of(info)
                         .map_err(|_| Error::Busy)?;
-                    update.write(frame, old, new);
+                    self.write_entry(&update, frame, old, new);
                 } else {
-                    update.write(frame, old, new);
+                    self.write_entry(&update, frame, old, new);
                     self.mm.put_data_type_of(info, new.mfn());
                 }
                 return Ok(());
             }
             new = self.mm.get_leaf(new, self.domain, pg_owner)?;
         }
-        update.write(frame, old, new);
-        self.mm.put_leaf(old);
+        self.write_entry(&update, frame, old, new);
+        self.mm.put_leaf(old, self.domain);
         Ok(())
     }
 
@@ -145,12 +152,12 @@ impl<H: MmHost> Tables<'_, H> {
             }
             new = new.adjusted(level);
             if !old.differs(new, Pte::FAST_PATH_TABLE) {
-                update.write(frame, old, new);
+                self.write_entry(&update, frame, old, new);
                 return Ok(());
             }
             self.get_entry(new, level, work)?;
         }
-        update.write(frame, old, new);
+        self.write_entry(&update, frame, old, new);
         if self.put_entry(old, false, work.preempt).is_err() {
             // The update is done; the rest of the old table goes later.
             *work.deferred = Some(DeferredPut {
@@ -189,6 +196,7 @@ impl<H: MmHost> Tables<'_, H> {
         let done = match self.frame(mfn) {
             Some(frame) if info.type_word().is_settled_writable() => {
                 frame.store(address.offset() / 8, value);
+                self.was_written(mfn);
                 true
             }
             _ => false,
@@ -390,7 +398,7 @@ impl<H: MmHost> Mm<H> {
                 }
                 let mfn = MachineAddress(ptr).frame();
                 let _page = self.get_page(mfn, pg_owner.id).ok_or(Error::Invalid)?;
-                self.m2p().set(mfn, Pfn(value));
+                self.set_pfn(mfn, Pfn(value));
                 Ok(())
             }
             _ => Err(Error::NotImplemented),
@@ -435,6 +443,7 @@ impl<H: MmHost> Mm<H> {
                 let frame = self.host.frame(page.mfn()).ok_or(Error::Invalid)?;
                 self.get_writable_type(page.mfn())?;
                 frame.store(update.slot, new.0);
+                self.mark_dirty(page.mfn());
                 self.put_data_type(page.mfn());
                 return Ok(());
             }

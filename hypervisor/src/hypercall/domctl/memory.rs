@@ -7,8 +7,10 @@ use xen_abi::domctl::*;
 
 use super::super::ctl;
 use super::Target;
-use crate::guest;
+use crate::domain::Domain;
 use crate::host::mm;
+use crate::{guest, log_dirty};
+use xen_abi::xen::GuestHandle;
 use zerocopy::IntoBytes;
 
 /// The most frames in one operation.
@@ -77,23 +79,97 @@ pub fn hypercall_page(target: &Target<'_, '_>, u: &ctl::Arguments) -> Result<()>
     }
 }
 
-/// `XEN_DOMCTL_shadow_op`: no tracking of what a domain writes yet (EOPNOTSUPP), and so none
-/// to be ended or read (EINVAL).
-pub fn shadow(target: &mut Target<'_, '_>, u: &ctl::Arguments) -> Result<()> {
-    let args: DomctlShadowOp = ctl::get(u)?;
+/// The most pages that are reported of in one operation, of a domain that has fewer.
+const MOST_PAGES: u64 = 1 << 27;
+/// Bytes of the bitmap between two copies.
+const BITMAP_BATCH: usize = 4096;
+
+/// `XEN_DOMCTL_shadow_op`: what a domain writes is logged, for migration. For a dying domain
+/// nothing is done; EINVAL for one without vCPUs, for what is on or off already, and for
+/// the ways to use shadow page tables that there are not.
+pub fn shadow(target: &mut Target<'_, '_>, u: &mut ctl::Arguments) -> Result<()> {
+    let mut args: DomctlShadowOp = ctl::get(u)?;
     target.has_answer = true;
     target.not_caller()?;
-    if target.domain.mm.is_dying() {
+    let domain = target.domain;
+    if domain.mm.is_dying() {
         return Ok(());
     }
-    if target.domain.vcpus().next().is_none() {
+    if domain.vcpus().next().is_none() {
         return Err(Error::Invalid);
     }
-    match args.op {
-        XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY => Err(Error::NotSupported),
+    let result = match args.op {
+        XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY => log_dirty::start(domain),
         XEN_DOMCTL_SHADOW_OP_ENABLE if args.mode & XEN_DOMCTL_SHADOW_ENABLE_LOG_DIRTY != 0 => {
-            Err(Error::NotSupported)
+            log_dirty::start(domain)
+        }
+        XEN_DOMCTL_SHADOW_OP_OFF => {
+            log_dirty::end(domain);
+            Ok(())
+        }
+        XEN_DOMCTL_SHADOW_OP_CLEAN | XEN_DOMCTL_SHADOW_OP_PEEK => {
+            if args.mode & !XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL != 0 {
+                return Err(Error::Invalid);
+            }
+            dirty_pages(domain, &mut args)
+        }
+        XEN_DOMCTL_SHADOW_OP_GET_ALLOCATION => {
+            args.mb = log_dirty::allocation(domain);
+            Ok(())
+        }
+        XEN_DOMCTL_SHADOW_OP_SET_ALLOCATION => {
+            let result = log_dirty::set_allocation(domain, args.mb);
+            if result != Err(Error::Invalid) {
+                args.mb = log_dirty::allocation(domain);
+            }
+            result
         }
         _ => Err(Error::Invalid),
+    };
+    ctl::put(u, &args);
+    result
+}
+
+/// Copies the log to the caller, if it wants it, and what it does not get is not lost.
+/// EFAULT.
+fn dirty_pages(domain: &Domain, args: &mut DomctlShadowOp) -> Result<()> {
+    let clean = args.op == XEN_DOMCTL_SHADOW_OP_CLEAN;
+    let pages = log_dirty::read(domain, clean)?;
+    let saturated = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+    args.stats.fault_count = saturated(pages.stats.faults);
+    args.stats.dirty_count = saturated(pages.stats.dirty);
+    let logged = pages.words.as_bytes();
+    let most = MOST_PAGES.max(8 * logged.len() as u64);
+    args.pages = args.pages.min(most);
+    let bytes = args.pages.div_ceil(8);
+    let result = if args.dirty_bitmap.is_null() {
+        Ok(())
+    } else {
+        copy_bitmap(logged, args.dirty_bitmap, bytes as usize)
+    };
+    if clean {
+        let first = if result.is_ok() { 8 * bytes } else { 0 };
+        domain.mm.unclean_log(&pages, first);
     }
+    result
+}
+
+/// Copies so many bytes of a bitmap, and zeros beyond its end.
+fn copy_bitmap(bitmap: &[u8], to: GuestHandle, length: usize) -> Result<()> {
+    let mut done = 0;
+    while done < length {
+        let wanted = BITMAP_BATCH.min(length - done);
+        let rest = bitmap.get(done..).unwrap_or(&[]);
+        let part = rest.get(..wanted.min(rest.len())).unwrap_or(&[]);
+        let at = guest::item::<u8>(to, done as u64)?;
+        let count = if part.is_empty() {
+            guest::write_bytes(at, &[0; BITMAP_BATCH][..wanted])?;
+            wanted
+        } else {
+            guest::write_bytes(at, part)?;
+            part.len()
+        };
+        done += count;
+    }
+    Ok(())
 }

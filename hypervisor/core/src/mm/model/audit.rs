@@ -84,6 +84,9 @@ impl World {
                         tally.page(target);
                         if entry.is_writable() {
                             tally.kind(target, PageType::Writable);
+                            if owner_of != owner {
+                                *tally.foreign.entry(target).or_default() += 1;
+                            }
                         }
                         let now = mapped.entry(target).or_insert(Stale {
                             writable: false,
@@ -156,6 +159,10 @@ impl World {
                     count.count()
                 ));
             }
+            let foreign = tally.foreign.get(&mfn).copied().unwrap_or(0);
+            if kind.foreign() != foreign {
+                return Err(format!("{mfn} has {} foreign entries", kind.foreign()));
+            }
             if count.owner().is_none() && count.0 != CountWord::RAM {
                 return Err(format!("{mfn} is free, but {:#x}", count.0));
             }
@@ -172,6 +179,9 @@ impl World {
                     kind.page_type()
                 ));
             }
+        }
+        for guest in &self.guests {
+            self.mm.audit_shadow(&guest.memory, &guest.vcpus)?;
         }
         self.audit_tlb(mapped)
     }
@@ -220,6 +230,7 @@ impl World {
 struct Tally {
     pages: BTreeMap<Mfn, u32>,
     kinds: BTreeMap<(Mfn, u8), u32>,
+    foreign: BTreeMap<Mfn, u32>,
 }
 
 impl Tally {
