@@ -18,7 +18,7 @@ use overcast_core::ids::{CpuSet, DomainId, EventPort, VcpuId};
 use overcast_core::machine::{Memory, Preempt};
 use overcast_core::mm::{Mm, MmConfig, MmHost};
 use overcast_core::topology::Topology;
-use spin::Once;
+use spin::{Lazy, Once};
 use xen_abi::arch_x86::{FLAT_RING3_CS64, FLAT_RING3_SS64, XEN_LEGACY_MAX_VCPUS};
 use xen_abi::cpufeatureset::FEATURES;
 
@@ -92,11 +92,14 @@ fn cpu_policy() -> CpuidPolicy {
 /// # Errors
 /// What the machine lacks for the level that `cpu-baseline=` names.
 pub fn guest_policy() -> Result<CpuidPolicy, Lacks> {
-    let all = CpuidPolicy::for_pv(cpuid, &hardware(), false, &options().cpuid, &[]);
-    match guest_level(&all) {
-        Some(level) => all.levelled(level, options().cpu_identity),
-        None => Ok(all),
-    }
+    static POLICY: Lazy<Result<CpuidPolicy, Lacks>> = Lazy::new(|| {
+        let all = CpuidPolicy::for_pv(cpuid, &hardware(), false, &options().cpuid, &[]);
+        match guest_level(&all) {
+            Some(level) => all.levelled(level, options().cpu_identity),
+            None => Ok(all),
+        }
+    });
+    POLICY.clone()
 }
 
 /// The level that guests get of what the machine has; `None` if they get it all.
@@ -169,22 +172,29 @@ fn hardware() -> Hardware {
     }
 }
 
-/// The features of the machine, and those for guests.
-pub fn system_features() -> SystemFeatures {
-    let mut features = SystemFeatures::new(cpuid, &hardware(), &options().cpuid);
-    if let Ok(policy) = guest_policy() {
-        features.pv_default = *policy.features();
-    }
-    features
+/// The features of the machine, and those for guests. Each of the hundreds of CPUIDs that it
+/// takes to learn them may trap to the first layer.
+pub fn system_features() -> &'static SystemFeatures {
+    static FEATURES: Lazy<SystemFeatures> = Lazy::new(|| {
+        let mut features = SystemFeatures::new(cpuid, &hardware(), &options().cpuid);
+        if let Ok(policy) = guest_policy() {
+            features.pv_default = *policy.features();
+        }
+        features
+    });
+    &FEATURES
 }
 
 /// The CPU policies of the machine, and those for guests.
-pub fn system_policies() -> SystemPolicies {
-    let mut policies = SystemPolicies::new(cpuid, &hardware(), &options().cpuid);
-    if let Ok(policy) = guest_policy() {
-        policies.pv_default = policy;
-    }
-    policies
+pub fn system_policies() -> &'static SystemPolicies {
+    static POLICIES: Lazy<SystemPolicies> = Lazy::new(|| {
+        let mut policies = SystemPolicies::new(cpuid, &hardware(), &options().cpuid);
+        if let Ok(policy) = guest_policy() {
+            policies.pv_default = policy;
+        }
+        policies
+    });
+    &POLICIES
 }
 
 /// Where the machine's CPUs have their threads, cores and sockets.

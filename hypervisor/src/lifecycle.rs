@@ -265,21 +265,18 @@ fn drop_tables(vcpu: &Vcpu, preempt: &dyn Preempt) -> Result<()> {
     Ok(())
 }
 
-/// Puts a vCPU of another domain back into the state that it was made in
+/// Puts a vCPU of another domain, which is paused, back into the state that it was made in
 /// (`XEN_DOMCTL_setvcpucontext` without a context). `Restart` when preempted.
 pub fn reset_vcpu(vcpu: &Vcpu, preempt: &dyn Preempt) -> Result<()> {
-    schedule::pause_vcpu(vcpu);
-    let result = drop_tables(vcpu, preempt);
-    if result.is_ok() {
-        vcpu.set_power(Power::Uninitialised);
-        vcpu.domain().events.poll_end(vcpu.id);
-        vcpu.polling.store(0, Ordering::SeqCst);
-        vcpu.blocked.store(false, Ordering::SeqCst);
-        vcpu.fpu.reset();
-        let _ = schedule::pin_override(vcpu, -1);
-    }
-    schedule::unpause_vcpu(vcpu);
-    result
+    // First of all: it does not run between two parts of this, with tables that are gone.
+    vcpu.set_power(Power::Uninitialised);
+    drop_tables(vcpu, preempt)?;
+    vcpu.domain().events.poll_end(vcpu.id);
+    vcpu.polling.store(0, Ordering::SeqCst);
+    vcpu.blocked.store(false, Ordering::SeqCst);
+    vcpu.fpu.reset();
+    let _ = schedule::pin_override(vcpu, -1);
+    Ok(())
 }
 
 /// Has the reaper look at the dead soon. In any context, with any lock held.
