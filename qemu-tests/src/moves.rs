@@ -101,7 +101,48 @@ pub fn saved(name: &str) -> Result<(), String> {
     counts_on(&mut session, "h")?;
     says(&mut session, "overcast list --json | grep -c '\"id\"'", "2")?;
     says(&mut session, "overcast migrate-status", "done")?;
+    cpus_are_looked_at(&mut session)?;
     session.send_line("poweroff -f")?;
     session.wait_exit()?;
     guest_log::check(session.text())
+}
+
+/// What a guest's programs may have seen counts: no move to where it is not, but by force.
+fn cpus_are_looked_at(session: &mut Session) -> Result<(), String> {
+    says(session, "overcast cpu dump", "guests see      x86-64-v3")?;
+    session.shell("overcast cpu dump --json >/tmp/a.json")?;
+    let compare = "overcast cpu compare /tmp/a.json /tmp/a.json && echo fits";
+    says(session, compare, "fits")?;
+    let baseline = "overcast cpu baseline --json /tmp/a.json /tmp/a.json >/tmp/pool.json; \
+                    grep level /tmp/pool.json";
+    says(session, baseline, "x86-64-v3")?;
+    session.shell(
+        "u=$(overcast list --json h | sed -n 's/.*\"uuid\": \"\\(.*\\)\".*/\\1/p'); \
+         overcast store write /vm/$u/cpu-seen 'sse2 avx512f'",
+    )?;
+    let dry = "overcast migrate h 127.0.0.1 --name i --dry-run";
+    says(
+        session,
+        &format!("{dry} 2>&1 | cat"),
+        "avx512f: the guest's programs could see it",
+    )?;
+    says(
+        session,
+        "overcast migrate h 127.0.0.1 --name i 2>&1 | cat",
+        "avx512f: the guest's programs could see it",
+    )?;
+    says(
+        session,
+        &format!("{dry} --force-cpu 2>&1 | cat"),
+        "could be moved",
+    )?;
+    counts_on(session, "h")?;
+    let create = "overcast create --name c --kernel /guest/vmlinuz --memory 64 --paused --cpu";
+    says(
+        session,
+        &format!("{create} x86-64-v4 2>&1 | cat"),
+        "no x86-64-v4 here, for want of",
+    )?;
+    says(session, &format!("{create} /tmp/pool.json"), "c is domain")?;
+    says(session, "overcast destroy c && echo gone", "gone")
 }

@@ -49,11 +49,16 @@ pub fn configuration(args: &CreateArgs) -> Result<DomainConfig> {
         ("maxmem", &args.max_memory),
         ("uuid", &args.uuid),
         ("cpus", &args.cpus),
-        ("cpu", &args.cpu),
     ] {
         if let Some(text) = text {
             set(key, Value::Text(text.clone()));
         }
+    }
+    if let Some(cpu) = &args.cpu {
+        // The daemon that restarts it is in another directory.
+        let file = fs::canonicalize(cpu).ok().filter(|path| path.is_file());
+        let cpu = file.map_or_else(|| cpu.clone(), |path| path.display().to_string());
+        set("cpu", Value::Text(cpu));
     }
     for (key, path) in [("kernel", &args.kernel), ("initrd", &args.initrd)] {
         if let Some(path) = path {
