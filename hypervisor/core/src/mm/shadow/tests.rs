@@ -468,3 +468,31 @@ fn what_others_may_write_is_dirty_in_each_round() {
     assert_eq!(dirty(&machine, true), []);
     machine.world.finish().unwrap();
 }
+
+#[test]
+fn a_shadow_is_reused_only_when_no_cpu_walks_through_it() {
+    let mut machine = Machine::new(FRAMES);
+    // The CPU remembers the table of these 2 MiB.
+    machine.access(0, false, 0x20_4000, false, true).unwrap();
+    let frames = machine.own_frames();
+    let l2 = frames
+        .into_iter()
+        .find(|&mfn| machine.pfn(mfn) == Some(Pfn(2)));
+    let at = l2.unwrap().0 << 12 | 8;
+    let (mm, memory, tables) = machine.world.guest(GUEST);
+    let mut caller = MmuCaller {
+        domain: &memory,
+        tables,
+        preempt: &Never,
+    };
+    mm.mmu_update(&mut caller, &memory, PageOwner::of(&memory), at, 0)
+        .unwrap();
+    machine.settled = false;
+    // The last of the frames that are free is the one of that table.
+    for address in [0x40_4000, 0x60_4000, 0x5000] {
+        machine.access(1, false, address, false, true).unwrap();
+    }
+    machine.access(0, false, 0x20_5000, false, true).unwrap();
+    machine.world.audit().unwrap();
+    machine.world.finish().unwrap();
+}
