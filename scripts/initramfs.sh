@@ -18,6 +18,8 @@ and prints its name.
   net      the same as shell with drivers for Xen's and virtio network devices, iperf3 and ethtool
   disk     for a root on a disk (scripts/rootfs.sh): drivers for Xen's, virtio and
            NVMe disks, e2fsck; see scripts/init-disk
+  domains  the shell's with Xen's control devices, the `overcast` command, and a kernel and an
+           initrd for guests in /guest (after scripts/build-agent.sh)
   nested   Linux's KVM for AMD and QEMU, to run a machine within a machine
   debian   a Debian 12 userland with systemd, gcc and stress-ng (as root; 150 MB)
 END
@@ -25,7 +27,7 @@ END
 
 case ${1:-shell} in
 --help | -h) usage; exit ;;
-shell | bench | net | store | disk | nested | debian) VARIANT=${1:-shell} ;;
+shell | bench | net | store | disk | domains | nested | debian) VARIANT=${1:-shell} ;;
 *) usage >&2; exit 2 ;;
 esac
 OUTPUT=$CACHE/initramfs-$VARIANT.cpio.gz
@@ -34,6 +36,7 @@ mkdir -p "$CACHE"
 sources=("$ROOT/scripts/initramfs.sh" "$ROOT/scripts/init")
 [ "$VARIANT" != disk ] || sources+=("$ROOT/scripts/init-disk" "$KERNEL")
 [ "$VARIANT" != store ] || sources+=("$ROOT/qemu-tests/store/xs.c" "$ROOT/qemu-tests/store/store" "$KERNEL")
+[ "$VARIANT" != domains ] || sources+=("$ROOT/build/overcast-agent" "$KERNEL")
 [ "$VARIANT" != nested ] || sources+=("$ROOT/scripts/init-nested")
 [ "$VARIANT" != net ] || sources+=("$KERNEL")
 [ "$VARIANT" != bench ] || sources+=("$ROOT"/qemu-tests/bench/*.c)
@@ -56,7 +59,7 @@ trap 'rm -rf "$WORK"' EXIT
 pack() { (cd "$WORK/root" && find . | cpio --quiet -o -H newc -R 0:0) | gzip -1 >"$OUTPUT.new"; mv "$OUTPUT.new" "$OUTPUT"; }
 
 case $VARIANT in
-shell | bench | net | store)
+shell | bench | net | store | domains)
     mkdir -p "$WORK"/root/{bin,dev,proc,sys,tmp,root}
     cp /bin/busybox "$WORK/root/bin/"
     for applet in $(/bin/busybox --list | grep -vx busybox); do ln -sf busybox "$WORK/root/bin/$applet"; done
@@ -90,6 +93,16 @@ shell | bench | net | store)
     if [ "$VARIANT" = net ]; then
         for program in iperf3 ethtool; do copy_program "$WORK/root" $program; done
         copy_modules "$WORK/root" needed xen-netfront virtio_pci virtio_net
+    fi
+    if [ "$VARIANT" = domains ]; then
+        # What a guest boots is the same, with its drivers.
+        copy_modules "$WORK/root" needed xen-blkfront xen-netfront
+        mkdir "$WORK/guest"
+        (cd "$WORK/root" && find . | cpio --quiet -o -H newc -R 0:0) | gzip -1 >"$WORK/guest/initrd"
+        cp "$KERNEL" "$WORK/guest/vmlinuz"
+        mv "$WORK/guest" "$WORK/root/"
+        copy_modules "$WORK/root" needed xen-privcmd xen-evtchn xen-gntdev
+        install -m755 "$ROOT/build/overcast-agent" "$WORK/root/bin/overcast"
     fi
     pack
     ;;

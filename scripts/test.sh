@@ -64,6 +64,12 @@ if [ $QEMU = 1 ]; then
     scripts/initramfs.sh disk >/dev/null
     scripts/initramfs.sh store >/dev/null
     scripts/initramfs.sh net >/dev/null
+    case domains-created in
+    *"$FILTER"*)
+        scripts/build-agent.sh >/dev/null
+        scripts/initramfs.sh domains >/dev/null
+        ;;
+    esac
     scripts/rootfs.sh test >/dev/null
     case "image-bios image-uefi" in
     *"$FILTER"*)

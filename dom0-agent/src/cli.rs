@@ -13,7 +13,9 @@ use clap_complete::Shell;
     subcommand_required = true,
     arg_required_else_help = true,
     after_help = "Exit status: 0 done, 1 failed, 2 wrong command line, 3 no such domain or node, \
-                  4 no right or no Dom0, 5 refused by the hypervisor, 6 not in time, 7 machine not fit."
+                  4 no right or no Dom0, 5 refused by the hypervisor, 6 not in time, 7 machine not fit, \
+                  8 a domain's kernel, disk or network device cannot be used, \
+                  9 other host refuses or is not reached, 10 given up on request."
 )]
 pub struct Cli {
     /// Print answers as JSON
@@ -33,6 +35,24 @@ pub enum Command {
         /// Only these, by name or number
         domains: Vec<String>,
     },
+    /// Make a domain and start it
+    ///
+    /// What it is stands in FILE, in the syntax of xl or, if its name ends in .toml, in TOML,
+    /// with the same keys; options add to that, or say it all.
+    Create(CreateArgs),
+    /// Connect this terminal with a domain's console; ^] leaves
+    Console {
+        /// Name or number
+        domain: String,
+        /// Only print what the daemon kept of it
+        #[arg(short, long)]
+        log: bool,
+        /// Where stdin is no terminal: leave so many seconds after its end without output
+        #[arg(long, default_value_t = 2, value_name = "SECONDS")]
+        linger: u64,
+    },
+    /// Serve and log domains' consoles, and restart domains; runs until it is ended
+    Daemon,
     /// Describe the machine and its hypervisor
     Info,
     /// Check whether the machine is fit: hypervisor, CPU, memory, store, devices
@@ -47,6 +67,36 @@ pub enum Command {
     DebugKeys {
         /// The keys; `h` lists them
         keys: String,
+    },
+    /// Save a domain in a file, which `restore` or Xen's `xl restore` takes
+    Save(SaveArgs),
+    /// Restore a domain from a file of `save` or Xen's `xl save`
+    Restore(RestoreArgs),
+    /// Move a domain to another machine while it runs
+    #[command(visible_alias = "move")]
+    Migrate(MigrateArgs),
+    /// Take domains that other machines send
+    Receive(ReceiveArgs),
+    /// Make this host's keys, and say which hosts it trusts
+    Init(InitArgs),
+    /// Show how moves go, or went
+    MigrateStatus {
+        /// Only of this domain, by name
+        domain: Option<String>,
+        /// Again each second until all are over
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Give a move up: the domain stays here
+    MigrateCancel {
+        /// The domain's name
+        domain: String,
+    },
+    /// Take up what an `overcast migrate` left that was killed: the domain goes on here or there
+    MigrateRecover {
+        /// The target is dead and will never run the domain: let it go on here
+        #[arg(long)]
+        abandoned: bool,
     },
     /// Stop a domain's vCPUs until it is unpaused
     Pause(Domain),
@@ -139,6 +189,60 @@ pub enum Command {
     Manual,
 }
 
+/// A domain to be made.
+#[derive(Args, Debug)]
+pub struct CreateArgs {
+    /// File that says what the domain is
+    #[arg(required_unless_present_all = ["name", "kernel", "memory"])]
+    pub file: Option<std::path::PathBuf>,
+    /// What it is called
+    #[arg(short, long)]
+    pub name: Option<String>,
+    /// File with its kernel: as distributions ship it, or PV GRUB
+    #[arg(short, long, value_name = "FILE")]
+    pub kernel: Option<std::path::PathBuf>,
+    /// File with its initrd
+    #[arg(short, long, value_name = "FILE")]
+    pub initrd: Option<std::path::PathBuf>,
+    /// Its kernel's command line
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+    /// Its memory, like 512M or 2G; MiB without a unit
+    #[arg(short, long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// The most memory that it may get later
+    #[arg(long, value_name = "SIZE")]
+    pub max_memory: Option<String>,
+    /// Its vCPUs
+    #[arg(short, long, value_name = "N")]
+    pub vcpus: Option<u32>,
+    /// The most vCPUs that it may get later
+    #[arg(long, value_name = "N")]
+    pub max_vcpus: Option<u32>,
+    /// CPUs where it may run, like 0-2,4
+    #[arg(long)]
+    pub cpus: Option<String>,
+    /// A disk: which part of the machine's disks, like vda,part=2; then, if need be, what the
+    /// guest calls it, and ro: vda,part=2,xvdb,ro
+    #[arg(short, long, value_name = "DISK")]
+    pub disk: Vec<String>,
+    /// A network device: its network, like eth0, or mac=…,network=…,rate=10Mb/s
+    #[arg(long, value_name = "VIF")]
+    pub vif: Vec<String>,
+    /// Its UUID
+    #[arg(long)]
+    pub uuid: Option<String>,
+    /// Leave it paused
+    #[arg(short, long)]
+    pub paused: bool,
+    /// Connect this terminal with its console
+    #[arg(short, long, conflicts_with = "paused")]
+    pub console: bool,
+    /// Make nothing; print what would be made
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// A domain.
 #[derive(Args, Debug)]
 pub struct Domain {
@@ -157,6 +261,107 @@ pub struct ShutdownArgs {
     /// How long to wait, seconds
     #[arg(long, default_value_t = 120, requires = "wait")]
     pub timeout: u64,
+}
+
+/// How to save a domain.
+#[derive(Args, Debug)]
+pub struct SaveArgs {
+    /// Name or number
+    pub domain: String,
+    /// Where to
+    pub file: std::path::PathBuf,
+    /// Let the domain go on afterwards
+    #[arg(short, long)]
+    pub checkpoint: bool,
+    /// How long the guest may take to suspend, seconds
+    #[arg(long, default_value_t = 60)]
+    pub timeout: u64,
+}
+
+/// How to restore a domain.
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    /// The file
+    pub file: std::path::PathBuf,
+    /// Leave it paused
+    #[arg(short, long)]
+    pub paused: bool,
+    /// Give it another name than it had
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+/// How to move a domain.
+#[derive(Args, Debug)]
+pub struct MigrateArgs {
+    /// Name or number
+    pub domain: String,
+    /// Where to: HOST or HOST:PORT, where `overcast receive` runs
+    pub host: String,
+    /// Only ask whether the other host would take it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Suspend it first, then send it
+    #[arg(long)]
+    pub offline: bool,
+    /// Its name there
+    #[arg(long)]
+    pub name: Option<String>,
+    /// How what is sent is packed
+    #[arg(long, value_enum, default_value = "none")]
+    pub compress: crate::migrate::wire::Compression,
+    /// KiB in a second at most, while it runs (like 50M)
+    #[arg(long, value_parser = parse_memory)]
+    pub bandwidth: Option<u64>,
+    /// How long it may be down, milliseconds: sets when it is suspended
+    #[arg(long, default_value_t = 300)]
+    pub downtime: u64,
+    /// How long it may all take, seconds; 0 for no limit
+    #[arg(long, default_value_t = 0)]
+    pub timeout: u64,
+    /// What to do at the timeout
+    #[arg(long, value_enum, default_value = "abort")]
+    pub on_timeout: OnTimeout,
+    /// How long the guest may take to suspend, seconds
+    #[arg(long, default_value_t = 60)]
+    pub suspend_timeout: u64,
+    /// Plain TCP: everybody on the way can read and change the guest
+    #[arg(long)]
+    pub insecure_plain: bool,
+}
+
+/// What to do when a move takes too long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum OnTimeout {
+    /// Give it up.
+    Abort,
+    /// Suspend the guest, and send the rest.
+    Suspend,
+}
+
+/// How to take domains.
+#[derive(Args, Debug)]
+pub struct ReceiveArgs {
+    /// Address, or address and port, to listen at
+    #[arg(long, default_value = "0.0.0.0")]
+    pub listen: String,
+    /// End after one domain came
+    #[arg(long)]
+    pub once: bool,
+    /// Plain TCP: everybody who can connect can put guests here
+    #[arg(long)]
+    pub insecure_plain: bool,
+}
+
+/// Which hosts to trust.
+#[derive(Args, Debug)]
+pub struct InitArgs {
+    /// Certificate of a host that may send domains here and get them from here
+    #[arg(long, value_name = "FILE")]
+    pub trust: Vec<std::path::PathBuf>,
+    /// What to call it
+    #[arg(long, requires = "trust")]
+    pub name: Option<String>,
 }
 
 /// What to do with the store.

@@ -7,13 +7,18 @@
 //! | 2 | the command line is wrong |
 //! | 3 | there is no such domain, or no such node in the store |
 //! | 4 | this is no Dom0, or the caller has no right to it |
-//! | 5 | the hypervisor refuses, or does not know the operation |
+//! | 5 | the hypervisor refuses, does not know the operation, or has too little memory |
 //! | 6 | it did not happen in time |
 //! | 7 | the machine is not fit (`overcast check`) |
+//! | 8 | a new domain's kernel, initrd, disk or network device cannot be used |
+//! | 9 | the other host refuses, or cannot be reached |
+//! | 10 | given up on request |
 
 use std::io;
 
 use xen_abi::errno;
+
+use crate::stream;
 
 /// A failure of a command.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +59,38 @@ pub enum Error {
         /// The MSR that is in the way; all ones if none is.
         msr: u32,
     },
+    /// A domain cannot boot from a file.
+    #[error("{}: {why}", path.display())]
+    Boot {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// A device of a new domain cannot be had.
+    #[error("{device}: {why}")]
+    Device {
+        /// The device.
+        device: String,
+        /// Why not.
+        why: String,
+    },
+    /// A domain's console is another's.
+    #[error(
+        "the console of domain {0} is served by another program (xenconsoled; `xl console` shows it), or open already"
+    )]
+    ConsoleTaken(u16),
+    /// A domain has no console.
+    #[error("the store knows no console of domain {0}")]
+    NoConsole(u16),
+    /// The machine has not got so much memory free.
+    #[error("{} MiB of memory are wanted, and {} MiB are free", wanted >> 10, free >> 10)]
+    Memory {
+        /// What is wanted, KiB.
+        wanted: u64,
+        /// What there is, KiB.
+        free: u64,
+    },
     /// The store says no.
     #[error("store: {operation} {path}: {error}")]
     Store {
@@ -76,12 +113,38 @@ pub enum Error {
     /// The machine lacks something.
     #[error("{0}")]
     Unfit(String),
+    /// A stream of a saved or moving domain is wrong.
+    #[error("{0}")]
+    Stream(stream::Error),
+    /// The other machine, or the connection to it.
+    #[error("the other host: {0}")]
+    Peer(String),
+    /// The other machine does not take the domain.
+    #[error("the other host refuses: {0}")]
+    Refused(String),
+    /// Somebody asked for it.
+    #[error("given up on request")]
+    Cancelled,
     /// Reading or writing failed.
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The answer cannot be put into JSON.
     #[error("JSON: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+impl From<stream::Error> for Error {
+    /// An error of this machine that a stream passed on is that error again.
+    fn from(error: stream::Error) -> Self {
+        match error {
+            stream::Error::Io(error) => Self::Io(error),
+            stream::Error::Machine(error) => match error.downcast::<Self>() {
+                Ok(error) => *error,
+                Err(error) => Self::Stream(stream::Error::Machine(error)),
+            },
+            error => Self::Stream(error),
+        }
+    }
 }
 
 /// The result of a command.
@@ -127,9 +190,12 @@ impl Error {
                 errno::EPERM | errno::EACCES => 4,
                 _ => 5,
             },
-            Self::CpuPolicy { .. } => 5,
+            Self::CpuPolicy { .. } | Self::Memory { .. } => 5,
+            Self::Boot { .. } | Self::Device { .. } => 8,
             Self::Timeout(_) => 6,
             Self::Unfit(_) => 7,
+            Self::Peer(_) | Self::Refused(_) => 9,
+            Self::Cancelled => 10,
             _ => 1,
         }
     }

@@ -6,17 +6,23 @@
 //! `commands` carries it out. [`stream`] reads and writes saved domains; it is public for
 //! the fuzz targets.
 
+mod build;
 mod cli;
 mod commands;
+mod config;
+mod console;
 mod control;
+mod daemon;
 mod error;
 mod first_boot;
+mod migrate;
 #[allow(
     dead_code,
     reason = "an interface, of which not every command uses all"
 )]
 mod store;
 pub mod stream;
+mod terminal;
 #[allow(
     dead_code,
     reason = "an interface, of which not every command uses all"

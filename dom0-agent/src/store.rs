@@ -202,6 +202,13 @@ impl Store {
         Ok(strings(&payload))
     }
 
+    /// Says that a suspended domain goes on: the store tells of its next end, too.
+    pub fn resumed(&mut self, domain: u16) -> Result<()> {
+        let number = domain.to_string();
+        self.request(XS_RESUME, "resume", &number, &zero_ended(&number))?;
+        Ok(())
+    }
+
     /// Asks to be told of changes of a node and below it.
     pub fn watch(&mut self, path: &str, token: &str) -> Result<()> {
         let mut payload = zero_ended(path);

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use overcast_core::addr::{Mfn, PAGE_SIZE, Pfn};
 use overcast_core::builder::elf::Kernel;
 use overcast_core::builder::image::{Compression, KernelImage};
-use overcast_core::builder::layout::{self, Layout};
-use overcast_core::builder::populate::{self, Contents, Initrd};
+use overcast_core::builder::layout::{self, Layout, RingPages};
+use overcast_core::builder::populate::{self, Contents, Initrd, Role};
 use overcast_core::cpuid::{CpuidPolicy, Hardware, SystemFeatures, SystemPolicies};
 use overcast_core::error::Error;
 use overcast_core::event::EventChannels;
@@ -242,7 +242,11 @@ pub fn make() -> Arc<Domain> {
     let linux = kernel.notes.guest_os == b"linux";
     // Other kernels may reckon with what Xen's Dom0 sees: no store, and the first port free.
     let with_store = options().xenstore.unwrap_or(linux);
-    let layout = match Layout::with_store(&kernel, pages, initrd_size, with_store) {
+    let rings = RingPages {
+        store: with_store,
+        console: false,
+    };
+    let layout = match Layout::with_rings(&kernel, pages, initrd_size, rings) {
         Ok(layout) => layout,
         Err(error) => fail(format_args!(
             "Dom0 with {} MiB of memory: {error}",
@@ -302,6 +306,8 @@ pub fn make() -> Arc<Domain> {
         command_line: line.as_bytes(),
         shared_info: domain.shared_info.address(),
         store_port,
+        console_port: EventPort(0),
+        role: Role::Dom0,
     };
     let initial = match populate::populate(&Host, &|pfn| frames.mfn(pfn), &contents) {
         Ok(initial) => initial,

@@ -2,9 +2,11 @@
 
 use crate::artefacts;
 use crate::disks;
+use crate::domains;
 use crate::guest_log;
 use crate::image;
 use crate::machine::{Board, Firmware, Machine, System};
+use crate::moves;
 use crate::nested;
 use crate::network::{self, Amount};
 use crate::oracle;
@@ -71,6 +73,8 @@ pub fn all() -> Vec<Case> {
             };
             network::wire(n, &amount)
         }),
+        case("domains-created", domains::created),
+        case("domains-saved", moves::saved),
         case("domains-1000", oracle::thousand_domains),
         case("log-dirty", oracle::log_dirty),
         case("dom0-restart", oracle::dom0_restart),

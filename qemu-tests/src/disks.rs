@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// An empty disk of so many MiB for a test.
-fn empty(name: &str, mebibytes: u64) -> Result<PathBuf, String> {
+pub(crate) fn empty(name: &str, mebibytes: u64) -> Result<PathBuf, String> {
     let path = artefacts::made(name, &[])?;
     std::fs::File::create(&path)
         .and_then(|file| file.set_len(mebibytes << 20))

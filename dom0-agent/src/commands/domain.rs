@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::{chosen, find, print_json, shown, with_domain};
+use crate::build;
 use crate::cli::ShutdownArgs;
-use crate::control::{Control, DomainInfo};
+use crate::control::{Control, DomainInfo, uuid};
+use crate::daemon;
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -57,7 +59,7 @@ pub fn list(domains: &[String], json: bool) -> Result<()> {
 }
 
 /// Not on Dom0: it is shut down from within.
-fn refuse_dom0(id: u16, what: &str) -> Result<()> {
+pub(super) fn refuse_dom0(id: u16, what: &str) -> Result<()> {
     match id {
         0 => Err(Error::Usage(format!(
             "Dom0 cannot be {what} from here; use its own poweroff or reboot"
@@ -100,7 +102,14 @@ pub fn shutdown(args: &ShutdownArgs, how: &str) -> Result<()> {
 pub fn destroy(domain: &str) -> Result<()> {
     with_domain(domain, |control, id| {
         refuse_dom0(id, "destroyed")?;
-        control.destroy(id)
+        match Store::open() {
+            Ok(mut store) => {
+                let uuid = uuid(&control.domain_info(id)?.handle);
+                daemon::forget(&uuid);
+                build::remove(control, &mut store, id)
+            }
+            Err(_) => control.destroy(id),
+        }
     })
 }
 

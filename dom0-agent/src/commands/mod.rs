@@ -1,7 +1,10 @@
 //! What the commands do.
 
+pub mod create;
 mod domain;
 mod host;
+mod migrate;
+mod save;
 mod store;
 mod vcpu;
 
@@ -12,7 +15,9 @@ use clap::CommandFactory;
 use serde::Serialize;
 
 use crate::cli::{Cli, Command};
+use crate::console::client;
 use crate::control::{Control, DomainInfo};
+use crate::daemon;
 use crate::error::{Error, Result};
 use crate::first_boot;
 use crate::store::Store;
@@ -22,10 +27,31 @@ pub fn run(cli: Cli) -> Result<()> {
     let json = cli.json;
     match cli.command {
         Command::List { domains } => domain::list(&domains, json),
+        Command::Create(args) => create::create(&args, json),
+        Command::Console {
+            domain,
+            log,
+            linger,
+        } => {
+            let (info, _) = find(&Control::open()?, &domain)?;
+            match log {
+                true => client::print_log(info.id),
+                false => client::attach(info.id, Duration::from_secs(linger)),
+            }
+        }
+        Command::Daemon => daemon::run(),
         Command::Info => host::info(json),
         Command::Check => host::check(json),
         Command::Dmesg { clear } => host::dmesg(clear),
         Command::DebugKeys { keys } => Control::open()?.debug_keys(&keys),
+        Command::Save(args) => save::save(&args, json),
+        Command::Restore(args) => save::restore(&args, json),
+        Command::Migrate(args) => migrate::migrate(&args, json),
+        Command::Receive(args) => migrate::receive(&args),
+        Command::Init(args) => migrate::init(&args),
+        Command::MigrateStatus { domain, watch } => migrate::status(domain.as_deref(), watch, json),
+        Command::MigrateCancel { domain } => migrate::cancel(&domain),
+        Command::MigrateRecover { abandoned } => migrate::recover(abandoned, json),
         Command::Pause(args) => with_domain(&args.domain, |control, id| control.pause(id)),
         Command::Unpause(args) => with_domain(&args.domain, |control, id| control.unpause(id)),
         Command::Shutdown(args) => domain::shutdown(&args, "poweroff"),

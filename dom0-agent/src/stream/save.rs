@@ -68,6 +68,11 @@ impl FrameSet {
         }
     }
 
+    /// Empties it.
+    pub fn clear(&mut self) {
+        self.words.fill(0);
+    }
+
     /// Whether a frame is in it.
     pub fn contains(&self, pfn: Pfn) -> bool {
         self.words

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use overcast_core::builder::elf::Kernel;
 use overcast_core::builder::image::KernelImage;
-use overcast_core::builder::layout::Layout;
+use overcast_core::builder::layout::{Layout, RingPages};
 
 /// More than this is not unpacked: it would test the memory only.
 const MOST: usize = 1 << 20;
@@ -23,7 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
         }
         _ => file,
     };
-    let Ok(kernel) = Kernel::parse(elf) else {
+    let Ok(kernel) = Kernel::parse_guest(elf) else {
         return;
     };
     assert!(kernel.start <= kernel.end);
@@ -31,7 +31,11 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(segment.data.len() as u64 <= segment.size);
     }
     for (initrd, store) in [(0, false), (1, true), (5 << 20, true), (u64::MAX, false)] {
-        if let Ok(layout) = Layout::with_store(&kernel, pages, initrd, store) {
+        let rings = RingPages {
+            store,
+            console: store,
+        };
+        if let Ok(layout) = Layout::with_rings(&kernel, pages, initrd, rings) {
             // Nothing lies beyond the domain's memory, or on top of another.
             let last = layout
                 .pfn_of(layout.region.end - 1)

@@ -74,6 +74,13 @@ impl<'a> Kernel<'a> {
 
     /// Parses an ELF file and checks that it is a PV kernel that may be Dom0.
     pub fn parse(file: &'a [u8]) -> Result<Self, BuildError> {
+        let kernel = Self::parse_guest(file)?;
+        kernel.notes.check_dom0()?;
+        Ok(kernel)
+    }
+
+    /// Parses an ELF file and checks that it is a PV kernel, if not one for Dom0.
+    pub fn parse_guest(file: &'a [u8]) -> Result<Self, BuildError> {
         check_length(file)?;
         let parsed = ElfBytes::<AnyEndian>::minimal_parse(file).map_err(bad("its headers"))?;
         if parsed.ehdr.class != Class::ELF64 {

@@ -6,7 +6,8 @@
 //! 1. the kernel (at the addresses of its segments),
 //! 2. the initrd, unless the kernel takes it by frame number (`MOD_START_PFN`),
 //! 3. the list of machine frames (p2m), unless `INIT_P2M` gives it an address,
-//! 4. the start_info page, and behind it the page of xenstore's ring, if there is to be one,
+//! 4. the start_info page, and behind it the pages of xenstore's and the console's rings,
+//!    those of them that there are to be,
 //! 5. the page tables of this very mapping, read-only, the top one first,
 //! 6. the boot stack, one page,
 //! 7. at least 512 KiB of slack, up to the next multiple of 4 MiB.
@@ -78,12 +79,23 @@ pub struct Layout {
     pub start_info: u64,
     /// The page of xenstore's ring.
     pub store: Option<u64>,
+    /// The page of the console's ring.
+    pub console: Option<u64>,
     /// The region's page tables.
     pub page_tables: Range<u64>,
     /// The boot stack.
     pub stack: Range<u64>,
     /// The first page that nothing of this uses.
     pub first_free_pfn: Pfn,
+}
+
+/// The pages of rings that a domain is to have.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct RingPages {
+    /// One for xenstore.
+    pub store: bool,
+    /// One for the console.
+    pub console: bool,
 }
 
 /// The fewest pages for which any layout can be made.
@@ -93,15 +105,15 @@ impl Layout {
     /// Plans a domain of `nr_pages` for a kernel and an initrd of `initrd_size`
     /// bytes (0: none), without a page for xenstore.
     pub fn new(kernel: &Kernel<'_>, nr_pages: u64, initrd_size: u64) -> Result<Self, BuildError> {
-        Self::with_store(kernel, nr_pages, initrd_size, false)
+        Self::with_rings(kernel, nr_pages, initrd_size, RingPages::default())
     }
 
-    /// As [`Self::new`], and says whether there is to be a page for xenstore.
-    pub fn with_store(
+    /// As [`Self::new`], and says which pages of rings there are to be.
+    pub fn with_rings(
         kernel: &Kernel<'_>,
         nr_pages: u64,
         initrd_size: u64,
-        store: bool,
+        rings: RingPages,
     ) -> Result<Self, BuildError> {
         if nr_pages < LEAST_PAGES {
             return Err(BuildError::TooSmall {
@@ -112,17 +124,17 @@ impl Layout {
         if nr_pages > MAX_PAGES {
             return Err(BuildError::OutOfBounds("the domain has too many pages"));
         }
-        Self::plan(kernel, nr_pages, initrd_size, store).unwrap_or(Err(BuildError::OutOfBounds(
+        Self::plan(kernel, nr_pages, initrd_size, rings).unwrap_or(Err(BuildError::OutOfBounds(
             "the initial mapping wraps around",
         )))
     }
 
-    /// As [`new`](Self::new); `None` where an address overflows.
+    /// As [`Self::with_rings`]; `None` where an address overflows.
     fn plan(
         kernel: &Kernel<'_>,
         nr_pages: u64,
         initrd_size: u64,
-        store: bool,
+        rings: RingPages,
     ) -> Option<Result<Self, BuildError>> {
         let start = kernel.virt_base;
         if !start.is_multiple_of(PAGE) {
@@ -149,10 +161,14 @@ impl Layout {
         }
         let start_info = at;
         at = at.checked_add(PAGE)?;
-        let store = store.then_some(at);
-        if store.is_some() {
-            at = at.checked_add(PAGE)?;
-        }
+        let mut ring = |wanted: bool| {
+            let page = at;
+            if wanted {
+                at = at.checked_add(PAGE)?;
+            }
+            Some(wanted.then_some(page))
+        };
+        let (store, console) = (ring(rings.store)?, ring(rings.console)?);
         let tables = at;
 
         // The tables lie in the region that they map, so their number depends on
@@ -245,6 +261,7 @@ impl Layout {
             outside_p2m,
             start_info,
             store,
+            console,
             page_tables,
             stack,
             first_free_pfn: Pfn(pfn),

@@ -178,7 +178,15 @@ impl<'a> Notes<'a> {
         Ok(())
     }
 
-    /// Whether this is a PV kernel that may be Dom0.
+    /// Whether a PV kernel may be Dom0.
+    pub fn check_dom0(&self) -> Result<(), BuildError> {
+        if self.has_supported_features && self.supported & (1 << XENFEAT_DOM0) == 0 {
+            return Err(BuildError::NotForDom0);
+        }
+        Ok(())
+    }
+
+    /// Whether this is a PV kernel.
     pub fn check(&self) -> Result<(), BuildError> {
         if self.count == 0 {
             return Err(BuildError::NoNotes);
@@ -203,9 +211,6 @@ impl<'a> Notes<'a> {
         }
         if self.required & (1 << XENFEAT_SUPERVISOR_MODE_KERNEL) != 0 {
             return Err(BuildError::RequiredFeature);
-        }
-        if self.has_supported_features && self.supported & (1 << XENFEAT_DOM0) == 0 {
-            return Err(BuildError::NotForDom0);
         }
         Ok(())
     }

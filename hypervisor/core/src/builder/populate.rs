@@ -23,7 +23,9 @@ use crate::ids::EventPort;
 use crate::machine::{Frame, Memory};
 use alloc::vec::Vec;
 use core::ops::Range;
-use xen_abi::xen::{SIF_INITDOMAIN, SIF_MOD_START_PFN, SIF_PRIVILEGED, StartInfo};
+use xen_abi::xen::{
+    SIF_INITDOMAIN, SIF_MOD_START_PFN, SIF_PRIVILEGED, SIF_VIRT_P2M_4TOOLS, StartInfo,
+};
 use zerocopy::{FromZeros, IntoBytes};
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -70,6 +72,20 @@ pub struct Contents<'a> {
     pub shared_info: MachineAddress,
     /// The domain's port of xenstore's event channel; used if the layout has a page for it.
     pub store_port: EventPort,
+    /// The domain's port of its console's event channel; used if the layout has a page for it.
+    pub console_port: EventPort,
+    /// Which domain it is.
+    pub role: Role,
+}
+
+/// Which domain is built.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Dom0, built by the hypervisor.
+    Dom0,
+    /// Another, built by the tools in Dom0: the hypervisor writes the hypercall page when it
+    /// is asked to.
+    Guest,
 }
 
 /// A page of the domain that is a page table.
@@ -138,7 +154,7 @@ pub fn populate<M: Memory + ?Sized>(
     };
     let tables = writer.write_tables(kernel)?;
     write_segments(memory, frames, layout, kernel)?;
-    if let Some(page) = kernel.notes.hypercall_page {
+    if let (Some(page), Role::Dom0) = (kernel.notes.hypercall_page, contents.role) {
         writer.write(page, &[hypercall_page::FILLING; PAGE_SIZE])?;
         for (offset, bytes, len) in hypercall_page::stubs() {
             let bytes = bytes.get(..len).unwrap_or(&[]);
@@ -253,7 +269,8 @@ impl<M: Memory + ?Sized, F: Fn(Pfn) -> Option<Mfn>> Writer<'_, M, F> {
     fn write_start_info(&self, contents: &Contents<'_>) -> Result<(), BuildError> {
         let layout = self.layout;
         let mut info = StartInfo::new_zeroed();
-        let magic: &[u8] = if contents.kernel.notes.pae {
+        let pae = contents.kernel.notes.pae && contents.role == Role::Dom0;
+        let magic: &[u8] = if pae {
             b"xen-3.0-x86_64p"
         } else {
             b"xen-3.0-x86_64"
@@ -261,7 +278,10 @@ impl<M: Memory + ?Sized, F: Fn(Pfn) -> Option<Mfn>> Writer<'_, M, F> {
         copy_text(&mut info.magic, magic);
         info.nr_pages = layout.nr_pages;
         info.shared_info = contents.shared_info.0;
-        info.flags = SIF_PRIVILEGED | SIF_INITDOMAIN;
+        info.flags = match contents.role {
+            Role::Dom0 => SIF_PRIVILEGED | SIF_INITDOMAIN,
+            Role::Guest => SIF_VIRT_P2M_4TOOLS,
+        };
         info.pt_base = layout.page_tables.start;
         info.nr_pt_frames = layout.table_pages();
         info.mfn_list = layout.p2m.start;
@@ -279,15 +299,20 @@ impl<M: Memory + ?Sized, F: Fn(Pfn) -> Option<Mfn>> Writer<'_, M, F> {
             info.store_mfn = self.mfn_at(store)?.0;
             info.store_evtchn = contents.store_port.0;
         }
+        if let Some(console) = layout.console {
+            // `console.domU` of the header: the frame, then the port.
+            info.console = [self.mfn_at(console)?.0, u64::from(contents.console_port.0)];
+        }
         copy_text(&mut info.cmd_line, contents.command_line);
-        // Where the list is mapped by the region, its frames are at its end, as
+        // Where the list is mapped by the region, its frames are at Dom0's end, as
         // many as none.
-        match layout.outside_p2m {
-            Some(place) => {
+        match (layout.outside_p2m, contents.role) {
+            (Some(place), _) => {
                 info.first_p2m_pfn = place.pfn.0;
                 info.nr_p2m_frames = place.list_pages + place.table_pages;
             }
-            None => info.first_p2m_pfn = layout.first_free_pfn.0,
+            (None, Role::Dom0) => info.first_p2m_pfn = layout.first_free_pfn.0,
+            (None, Role::Guest) => {}
         }
         self.write(layout.start_info, info.as_bytes())
     }

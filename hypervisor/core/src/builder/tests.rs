@@ -3,8 +3,8 @@
 
 use super::elf::Kernel;
 use super::image::{Compression, KernelImage};
-use super::layout::{Layout, clip_pages};
-use super::populate::{Contents, InitialState, Initrd, populate};
+use super::layout::{Layout, RingPages, clip_pages};
+use super::populate::{Contents, InitialState, Initrd, Role, populate};
 use super::*;
 use crate::addr::{MachineAddress, Mfn, Pfn};
 use crate::machine::Memory;
@@ -466,9 +466,22 @@ impl Built {
 }
 
 fn build(elf: &Elf, nr_pages: u64, initrd: &[u8]) -> Result<Built, BuildError> {
+    build_as(Role::Dom0, elf, nr_pages, initrd)
+}
+
+fn build_as(role: Role, elf: &Elf, nr_pages: u64, initrd: &[u8]) -> Result<Built, BuildError> {
     let file = elf.file();
-    let kernel = Kernel::parse(&file)?;
-    let layout = Layout::new(&kernel, nr_pages, initrd.len() as u64)?;
+    let (kernel, rings) = match role {
+        Role::Dom0 => (Kernel::parse(&file)?, RingPages::default()),
+        Role::Guest => {
+            let both = RingPages {
+                store: true,
+                console: true,
+            };
+            (Kernel::parse_guest(&file)?, both)
+        }
+    };
+    let layout = Layout::with_rings(&kernel, nr_pages, initrd.len() as u64, rings)?;
     let memory = MockMachine::new(16384);
     // As the machine does it: the kernel first, while only the region's frames
     // are there; the rest without the kernel's file.
@@ -490,7 +503,9 @@ fn build(elf: &Elf, nr_pages: u64, initrd: &[u8]) -> Result<Built, BuildError> {
         },
         command_line: b"console=hv",
         shared_info: MachineAddress(0x1234_5000),
-        store_port: crate::ids::EventPort(0),
+        store_port: crate::ids::EventPort(1),
+        console_port: crate::ids::EventPort(2),
+        role,
     };
     let state = populate(&memory, &frames, &contents)?;
     for segment in &kernel.segments {
@@ -547,6 +562,35 @@ fn a_small_kernel_is_built_as_xen_does() {
         built.read(0x10_6000 + 23 * 32, 12),
         [0x51, 0x41, 0x53, 0x50, 0xb8, 23, 0, 0, 0, 0x0f, 5, 0xcc]
     );
+}
+
+#[test]
+fn a_guest_is_told_of_its_rings_and_no_privilege() {
+    // One that cannot be Dom0 can be a guest.
+    let mut elf = Elf::small();
+    elf.segments[0].1 = vec![0xcc; 0x8000];
+    elf.set(XEN_ELFNOTE_SUPPORTED_FEATURES, 0);
+    assert_eq!(build(&elf, 8192, &[]).err(), Some(BuildError::NotForDom0));
+    let built = build_as(Role::Guest, &elf, 8192, &[]).unwrap();
+    built.check();
+    let layout = &built.layout;
+    let (si, store, console) = (layout.start_info, layout.store, layout.console);
+    assert_eq!(store, Some(si + 0x1000));
+    assert_eq!(console, Some(si + 0x2000));
+    assert_eq!(layout.page_tables.start, si + 0x3000);
+    assert_eq!(built.read(si, 16), b"xen-3.0-x86_64\0\0");
+    assert_eq!(built.u64(si + 48), 16, "flags: SIF_VIRT_P2M_4TOOLS");
+    let mfn = |address: u64| frames(layout.pfn_of(address).unwrap()).unwrap().0;
+    assert_eq!(
+        (built.u64(si + 56), built.u64(si + 64)),
+        (mfn(si + 0x1000), 1)
+    );
+    assert_eq!(
+        (built.u64(si + 72), built.u64(si + 80)),
+        (mfn(si + 0x2000), 2)
+    );
+    // The page of hypercalls is the hypervisor's to write.
+    assert_eq!(built.read(0x10_6000, 4), [0xcc; 4]);
 }
 
 #[test]
@@ -665,6 +709,8 @@ fn frames_that_are_missing_are_an_error() {
         command_line: &[b'x'; 3000],
         shared_info: MachineAddress(0),
         store_port: crate::ids::EventPort(0),
+        console_port: crate::ids::EventPort(0),
+        role: Role::Dom0,
     };
     let memory = MockMachine::new(16384);
     let some = |pfn: Pfn| (pfn.0 != 0x107).then_some(Mfn(pfn.0));
@@ -732,6 +778,8 @@ fn the_stock_kernel_is_laid_out() {
         command_line: b"console=hvc0",
         shared_info: MachineAddress(0),
         store_port: crate::ids::EventPort(0),
+        console_port: crate::ids::EventPort(0),
+        role: Role::Dom0,
     };
     let state = populate(&memory, &frames, &contents).unwrap();
     assert_eq!(state.rip, kernel.notes.entry.unwrap());
@@ -785,6 +833,8 @@ fn run_all(file: &[u8], nr_pages: u64, initrd: u64) {
         command_line: b"console=hv",
         shared_info: MachineAddress(0x1234_5000),
         store_port: crate::ids::EventPort(0),
+        console_port: crate::ids::EventPort(0),
+        role: Role::Dom0,
     };
     let memory = MockMachine::new(16384);
     let state = populate(&memory, &frames, &contents).unwrap();

@@ -1,0 +1,67 @@
+//! Saving domains, and restoring them.
+
+use std::time::Duration;
+
+use super::create::Bar;
+use super::domain::refuse_dom0;
+use super::{find, print_json};
+use crate::cli::{RestoreArgs, SaveArgs};
+use crate::control::Control;
+use crate::error::Result;
+use crate::migrate::file;
+use crate::migrate::outgoing::catch_signals;
+use crate::store::Store;
+
+/// `overcast save`
+pub fn save(args: &SaveArgs, json: bool) -> Result<()> {
+    let control = Control::open()?;
+    let (info, _) = find(&control, &args.domain)?;
+    refuse_dom0(info.id, "saved")?;
+    let mut store = Store::open()?;
+    let mut bar = Bar::new(json);
+    // The guest goes on then.
+    catch_signals();
+    let report = file::save(
+        &control,
+        &mut store,
+        &info,
+        &args.file,
+        args.checkpoint,
+        Duration::from_secs(args.timeout),
+        &mut |what, done, all| bar.tell(what, done, all),
+    )?;
+    drop(bar);
+    if json {
+        return print_json(&report);
+    }
+    println!(
+        "{} is saved in {}: {} MiB, {:.1} s",
+        report.name,
+        report.file.display(),
+        report.bytes >> 20,
+        report.save_ms as f64 / 1e3
+    );
+    Ok(())
+}
+
+/// `overcast restore`
+pub fn restore(args: &RestoreArgs, json: bool) -> Result<()> {
+    let control = Control::open()?;
+    let mut store = Store::open()?;
+    let mut bar = Bar::new(json);
+    catch_signals();
+    let report = file::restore(
+        &control,
+        &mut store,
+        &args.file,
+        args.name.as_deref(),
+        args.paused,
+        &mut |what, done, all| bar.tell(what, done, all),
+    )?;
+    drop(bar);
+    if json {
+        return print_json(&report);
+    }
+    println!("{} is domain {}", report.name, report.domain);
+    Ok(())
+}

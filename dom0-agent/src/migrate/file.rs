@@ -1,0 +1,305 @@
+//! Saving a domain into a file, and restoring it from one. The file is `xl`'s
+//! ([`crate::stream::container`]), so either tool takes the other's.
+
+use std::fs::{self, File};
+use std::io::{BufReader, BufWriter, Read};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::config::{self, Saved};
+use super::guest::{Arriving, Leaving};
+use super::outgoing::was_interrupted;
+use super::suspend::{resume, suspend};
+use crate::build::{self, Progress, Rings, Shell, nodes};
+use crate::config::domain::parse_uuid;
+use crate::control::{Control, DomainInfo};
+use crate::error::{Error, Result};
+use crate::store::Store;
+use crate::stream::save::Saver;
+use crate::stream::{Limits, container, reader::Reader, restore, state};
+
+/// Bytes that are written or read at a time.
+const BUFFER: usize = 1 << 20;
+
+/// How a save went.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct SaveReport {
+    /// The domain's name.
+    pub name: String,
+    /// Its number, which is free now unless it goes on.
+    pub domain: u16,
+    /// The file.
+    pub file: PathBuf,
+    /// Bytes of the stream.
+    pub bytes: u64,
+    /// Pages in it.
+    pub pages: u64,
+    /// How long the guest took to suspend, ms.
+    pub suspend_ms: u64,
+    /// How long it took from there on, ms.
+    pub save_ms: u64,
+    /// Whether the guest goes on.
+    pub running: bool,
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Saves a domain. Whatever fails, it goes on, and there is no file.
+pub fn save(
+    control: &Control,
+    store: &mut Store,
+    info: &DomainInfo,
+    path: &Path,
+    go_on: bool,
+    patience: Duration,
+    progress: Progress<'_>,
+) -> Result<SaveReport> {
+    let saved = config::of_domain(store, info, control.share(info.id)?)?;
+    let partial = partial(path);
+    let file = File::create(&partial).map_err(|error| named(&partial, error))?;
+    let result = (|| {
+        let guest = Leaving::new(control, info.id)?;
+        progress("waiting for the guest to suspend", 0, 0);
+        let suspended = suspend(control, store, info.id, patience)?;
+        let begin = Instant::now();
+        let written = write(guest, &saved, file, progress)
+            .and_then(|written| {
+                fs::rename(&partial, path).map_err(|error| named(path, error))?;
+                Ok(written)
+            })
+            .inspect_err(|_| go_on_after_all(control, store, info.id))?;
+        if go_on {
+            resume(control, store, info.id)?;
+        } else {
+            progress("taking the domain away", 0, 0);
+            build::remove(control, store, info.id)?;
+        }
+        Ok(SaveReport {
+            name: saved.config.name.clone(),
+            domain: info.id,
+            file: path.to_owned(),
+            bytes: written.0,
+            pages: written.1,
+            suspend_ms: milliseconds(suspended),
+            save_ms: milliseconds(begin.elapsed()),
+            running: go_on,
+        })
+    })();
+    if result.is_err() {
+        let _ = fs::remove_file(&partial);
+    }
+    result
+}
+
+/// The guest goes on where it was, because it could not be saved.
+pub fn go_on_after_all(control: &Control, store: &mut Store, domain: u16) {
+    if let Err(error) = resume(control, store, domain) {
+        eprintln!("overcast: domain {domain} is suspended and cannot go on: {error}");
+    }
+}
+
+/// Writes a suspended guest; bytes and pages.
+fn write(
+    guest: Leaving<'_>,
+    saved: &Saved,
+    file: File,
+    progress: Progress<'_>,
+) -> Result<(u64, u64)> {
+    let mut to = BufWriter::with_capacity(BUFFER, file);
+    container::begin(&mut to, &config::to_json(saved))?;
+    let mut saver = Saver::new(guest, &mut to, false)?;
+    let all = saver.all();
+    let (mut done, frames) = (0, all.len());
+    let sent = saver.send(&all, false, |count| {
+        done += count;
+        progress("saving its memory", done, frames);
+        match was_interrupted() {
+            true => Err(super::guest::machine(Error::Cancelled)),
+            false => Ok(()),
+        }
+    })?;
+    let bytes = saver.written();
+    saver.finish()?;
+    container::end(&mut to)?;
+    let file = to.into_inner().map_err(|error| error.into_error())?;
+    progress("waiting for the disk", 0, 0);
+    file.sync_all()?;
+    Ok((bytes, sent.pages))
+}
+
+fn partial(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    name.into()
+}
+
+fn named(path: &Path, error: std::io::Error) -> Error {
+    Error::Usage(format!("{}: {error}", path.display()))
+}
+
+/// How a restore went.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct RestoreReport {
+    /// The domain's name.
+    pub name: String,
+    /// Its new number.
+    pub domain: u16,
+    /// Its UUID.
+    pub uuid: String,
+    /// Pages of memory.
+    pub pages: u64,
+    /// How long it took, ms.
+    pub restore_ms: u64,
+}
+
+/// Restores a domain from a file; it is paused if `paused`. On failure nothing is left of it.
+pub fn restore(
+    control: &Control,
+    store: &mut Store,
+    path: &Path,
+    name: Option<&str>,
+    paused: bool,
+    progress: Progress<'_>,
+) -> Result<RestoreReport> {
+    let begin = Instant::now();
+    let file = File::open(path).map_err(|error| named(path, error))?;
+    let mut from = BufReader::with_capacity(BUFFER, file);
+    let mut saved = config::from_json(&container::read_begin(&mut from)?)?;
+    if let Some(name) = name {
+        crate::config::domain::check_name(name)
+            .map_err(|why| Error::Usage(format!("name: {why}")))?;
+        name.clone_into(&mut saved.config.name);
+    }
+    check(control, store, &saved)?;
+    let mut new = Incoming::make(control, store, &saved)?;
+    let finished = (|| {
+        let pages = new.receive(control, &mut from, progress)?;
+        container::read_end(&mut from)?;
+        progress("making its devices", 0, 0);
+        new.attach(store, &saved)?;
+        if !paused {
+            control.unpause(new.domain())?;
+        }
+        Ok(pages)
+    })();
+    match finished {
+        Ok(pages) => Ok(RestoreReport {
+            name: saved.config.name,
+            domain: new.domain(),
+            uuid: saved.uuid,
+            pages,
+            restore_ms: milliseconds(begin.elapsed()),
+        }),
+        Err(error) => {
+            new.remove(control, store);
+            Err(error)
+        }
+    }
+}
+
+/// Whether this machine can take a domain: its name is free, there is memory.
+pub fn check(control: &Control, store: &mut Store, saved: &Saved) -> Result<()> {
+    for info in control.domains()? {
+        if store.domain_name(info.id)?.as_deref() == Some(saved.config.name.as_str()) {
+            return Err(Error::Usage(format!(
+                "domain {} is called \"{}\" already",
+                info.id, saved.config.name
+            )));
+        }
+    }
+    let free = control.host()?.free_memory_kib;
+    match free < saved.config.memory_kib {
+        true => Err(Error::Memory {
+            wanted: saved.config.memory_kib,
+            free,
+        }),
+        false => Ok(()),
+    }
+}
+
+/// A domain that is put together.
+pub struct Incoming {
+    shell: Shell,
+    limits: Limits,
+    rings: Option<Rings>,
+}
+
+impl Incoming {
+    /// Makes it, without memory.
+    pub fn make(control: &Control, store: &mut Store, saved: &Saved) -> Result<Self> {
+        let uuid = parse_uuid(&saved.uuid)
+            .ok_or_else(|| Error::Usage("the saved configuration has no UUID".into()))?;
+        Ok(Self {
+            shell: Shell::make(control, &saved.config, uuid, nodes::store_domain(store)?)?,
+            limits: Limits {
+                max_vcpus: saved.config.max_vcpus,
+                ..Limits::MOST
+            },
+            rings: None,
+        })
+    }
+
+    /// Its number.
+    pub fn domain(&self) -> u16 {
+        self.shell.domain
+    }
+
+    /// Puts it together from libxc's stream; its pages.
+    pub fn receive(
+        &mut self,
+        control: &Control,
+        from: impl Read,
+        progress: Progress<'_>,
+    ) -> Result<u64> {
+        let mut reader = Reader::new(from, self.limits)?;
+        let mut target = Arriving::new(control, self.shell.domain);
+        let ports = state::Rings {
+            store_port: self.shell.store_port.0,
+            console_port: self.shell.console_port.0,
+        };
+        let mut done = 0;
+        let restored = restore::restore(&mut reader, self.limits, &mut target, ports, |pages| {
+            done += pages;
+            progress("restoring its memory", done, 0);
+            match was_interrupted() {
+                true => Err(super::guest::machine(Error::Cancelled)),
+                false => Ok(()),
+            }
+        })?;
+        let rings = Rings {
+            store: restored.rings.store,
+            console: restored.rings.console,
+        };
+        build::grant_rings(control, &self.shell, &rings)?;
+        self.rings = Some(rings);
+        Ok(restored.pages)
+    }
+
+    /// Makes its nodes in the store, and its devices.
+    pub fn attach(&self, store: &mut Store, saved: &Saved) -> Result<()> {
+        let rings = self
+            .rings
+            .as_ref()
+            .ok_or_else(|| Error::Usage("the domain has no memory yet".into()))?;
+        let identity = nodes::Identity {
+            uuid: &saved.uuid,
+            config: &saved.config,
+        };
+        nodes::write(store, &self.shell, rings, &identity)?;
+        nodes::wait_for_backends(store, self.shell.domain, &saved.config)
+    }
+
+    /// Takes it away.
+    pub fn remove(&self, control: &Control, store: &mut Store) {
+        if let Err(left) = build::remove(control, store, self.shell.domain) {
+            eprintln!(
+                "overcast: domain {} is left behind: {left}",
+                self.shell.domain
+            );
+        }
+    }
+}

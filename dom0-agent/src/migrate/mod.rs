@@ -1,0 +1,22 @@
+//! Saving, restoring and moving domains: what [`crate::stream`] says, done with domains of this
+//! machine.
+//!
+//! [`guest`] is a domain as a stream's source and target, [`suspend`] asks it to stop and lets
+//! it go on, [`config`] is its configuration on the way, [`file`] saves and restores.
+//!
+//! A move to another machine has two ends, [`outgoing`] and [`incoming`]. [`handover`] is the
+//! protocol's core: who runs the guest when; read it first. [`wire`] has the messages and frames,
+//! [`tls`] the connection, [`policy`] decides when to suspend the guest, [`status`] is what
+//! is written down.
+
+pub mod config;
+pub mod file;
+pub mod guest;
+pub mod handover;
+pub mod incoming;
+pub mod outgoing;
+pub mod policy;
+pub mod status;
+pub mod suspend;
+pub mod tls;
+pub mod wire;

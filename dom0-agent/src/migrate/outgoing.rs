@@ -1,0 +1,573 @@
+//! The source's end of a move.
+//!
+//! [`Move::run`] goes through it; whatever fails, [`handover::Source`] says what becomes of the
+//! guest, and it is done before the error is shown.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use xen_abi::domctl::{
+    XEN_DOMCTL_SHADOW_OP_CLEAN, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, XEN_DOMCTL_SHADOW_OP_OFF,
+};
+use xen_abi::errno;
+
+use super::config;
+use super::guest::Leaving;
+use super::handover::{Source as State, SourceAction, SourceEvent, ToSource};
+use super::policy::{self, Goals, Next};
+use super::status::{Round, Status};
+use super::suspend::{resume, suspend};
+use super::tls::{Channel, Keys};
+use super::wire::{self, Compression, FromSource, FromTarget, Hello, Offer, StreamWriter};
+use crate::build;
+use crate::control::{Control, DomainInfo, Share};
+use crate::error::{Error, Result};
+use crate::store::Store;
+use crate::stream;
+use crate::stream::save::{FrameSet, Saver};
+
+/// How long the other end may be silent.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How long it may take to put the guest together, after the last byte.
+const READY: Duration = Duration::from_secs(120);
+/// Between two questions of what became of the guest.
+const ASK: Duration = Duration::from_secs(2);
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to.
+    pub host: String,
+    /// Plain TCP.
+    pub plain: bool,
+    /// Its name there.
+    pub name: Option<String>,
+    /// Only ask whether it could be.
+    pub dry_run: bool,
+    /// Send nothing while the guest runs.
+    pub offline: bool,
+    /// How the stream is packed.
+    pub compression: Compression,
+    /// Bytes in a second at most; 0 for no limit.
+    pub bandwidth: u64,
+    /// When to suspend it.
+    pub goals: Goals,
+    /// How long the guest may take to suspend.
+    pub patience: Duration,
+}
+
+/// Set by SIGINT and SIGTERM.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn interrupted(_signal: libc::c_int) {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// From now on SIGINT and SIGTERM give the work up in order: the guest goes on.
+pub fn catch_signals() {
+    let handler = interrupted as extern "C" fn(libc::c_int);
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: the handler does nothing but store into an atomic.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+    }
+}
+
+/// Whether a signal came.
+pub fn was_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// A move.
+pub struct Move<'a> {
+    control: &'a Control,
+    store: &'a mut Store,
+    domain: u16,
+    options: Options,
+    status: Status,
+    begin: Instant,
+    suspended_at: Option<Instant>,
+    logging: bool,
+    share: Option<Share>,
+    /// vCPUs of the guest.
+    vcpus: u32,
+    written: Instant,
+    tell: &'a mut dyn FnMut(&Status, u64, u64),
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn peer(why: impl Into<String>) -> Error {
+    Error::Peer(why.into())
+}
+
+/// Connects, and agrees on a version.
+fn connect(host: &str, plain: bool) -> Result<Channel> {
+    let keys = Keys::new(super::tls::DIRECTORY.as_ref());
+    let mut channel = Channel::connect(host, (!plain).then_some(&keys))?;
+    channel.set_patience(Some(SILENCE))?;
+    wire::send(&mut channel, &Hello::ours())?;
+    wire::receive::<Hello>(&mut channel)?.version()?;
+    Ok(channel)
+}
+
+impl<'a> Move<'a> {
+    /// Of a domain; `tell` is told how it goes, with pages done of pages.
+    pub fn new(
+        control: &'a Control,
+        store: &'a mut Store,
+        domain: u16,
+        options: Options,
+        tell: &'a mut dyn FnMut(&Status, u64, u64),
+    ) -> Result<Self> {
+        let id: [u8; 8] = build::random()?;
+        let id = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self {
+            status: Status {
+                id,
+                name: String::new(),
+                domain,
+                host: options.host.clone(),
+                plain: options.plain,
+                process: std::process::id(),
+                state: State::Running,
+                message: "connecting".into(),
+                live: false,
+                rounds: Vec::new(),
+                dirty_rate: 0,
+                throughput: 0,
+                predicted_downtime_ms: 0,
+                downtime_ms: None,
+                total_ms: 0,
+                bytes: 0,
+                stream_bytes: 0,
+                throttled_to: 0,
+            },
+            control,
+            store,
+            domain,
+            options,
+            begin: Instant::now(),
+            suspended_at: None,
+            logging: false,
+            share: None,
+            vcpus: 1,
+            written: Instant::now(),
+            tell,
+        })
+    }
+
+    fn report(&mut self, message: &str, done: u64, all: u64) {
+        self.status.total_ms = milliseconds(self.begin.elapsed());
+        let new = self.status.message != message;
+        if new || self.written.elapsed() >= Duration::from_millis(500) {
+            message.clone_into(&mut self.status.message);
+            self.written = Instant::now();
+            // It is for those who look on.
+            let _ = self.status.write(false);
+        }
+        (self.tell)(&self.status, done, all);
+    }
+
+    fn check_cancelled(&self) -> stream::Result<()> {
+        if was_interrupted() || self.status.cancelled() {
+            return Err(super::guest::machine(Error::Cancelled));
+        }
+        Ok(())
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// Why the guest stays here. It runs then as before, unless the error says otherwise.
+    pub fn run(mut self, info: &DomainInfo) -> Result<Status> {
+        let result = self.attempt(info);
+        self.tidy();
+        self.status.total_ms = milliseconds(self.begin.elapsed());
+        match result {
+            Ok(()) => {
+                self.status.message = match self.options.dry_run {
+                    true => "it could be moved".into(),
+                    false => "done".into(),
+                };
+                let _ = self.status.write(true);
+                self.status.clear_cancel();
+                Ok(self.status)
+            }
+            Err(error) => {
+                let (state, action) = match self.status.state {
+                    // `attempt` has decided already.
+                    state @ (State::Stayed | State::Gone | State::Doubt) => {
+                        (state, SourceAction::Nothing)
+                    }
+                    state => state.on(SourceEvent::Failed),
+                };
+                self.status.state = state;
+                self.act(action)?;
+                self.status.message = error.to_string();
+                let _ = self.status.write(true);
+                self.status.clear_cancel();
+                Err(error)
+            }
+        }
+    }
+
+    /// What is to be done with the guest here.
+    fn act(&mut self, action: SourceAction) -> Result<()> {
+        match action {
+            SourceAction::Resume if self.suspended_at.is_some() => {
+                self.suspended_at = None;
+                resume(self.control, self.store, self.domain)
+            }
+            SourceAction::Remove => build::remove(self.control, self.store, self.domain),
+            _ => Ok(()),
+        }
+    }
+
+    /// Undoes what was set for the time of the move.
+    fn tidy(&mut self) {
+        if let Some(share) = self.share.take() {
+            // The domain may be gone.
+            let _ = self.control.set_share(self.domain, share);
+        }
+        if std::mem::take(&mut self.logging) {
+            let _ = self
+                .control
+                .shadow_switch(self.domain, XEN_DOMCTL_SHADOW_OP_OFF);
+        }
+    }
+
+    fn attempt(&mut self, info: &DomainInfo) -> Result<()> {
+        self.vcpus = info.vcpus.max(1);
+        let share = self.control.share(self.domain)?;
+        let mut saved = config::of_domain(self.store, info, share)?;
+        self.status.name.clone_from(&saved.config.name);
+        if let Some(name) = &self.options.name {
+            saved.config.name.clone_from(name);
+        }
+        let policy = self.control.cpu_policy(self.domain)?;
+        let mut channel = connect(&self.options.host, self.options.plain)?;
+        self.report("asking the target", 0, 0);
+        wire::send(
+            &mut channel,
+            &FromSource::Offer(Box::new(Offer {
+                id: self.status.id.clone(),
+                config: config::to_json(&saved),
+                dry_run: self.options.dry_run,
+                memory_kib: info.memory_kib,
+                leaves: policy
+                    .leaves
+                    .iter()
+                    .map(|l| [l.leaf, l.subleaf, l.a, l.b, l.c, l.d])
+                    .collect(),
+                msrs: policy.msrs.iter().map(|msr| (msr.idx, msr.val)).collect(),
+            })),
+        )?;
+        match wire::receive(&mut channel)? {
+            FromTarget::Accept => {}
+            FromTarget::Refuse { reasons } => {
+                return Err(Error::Refused(reasons.join("; ")));
+            }
+            _ => return Err(peer("the target gives no answer to the offer")),
+        }
+        if self.options.dry_run {
+            return Ok(());
+        }
+        self.send_all(&mut channel).map_err(|error| {
+            // The target may have said why it closed the connection.
+            match &error {
+                Error::Io(_) => match wire::receive(&mut channel) {
+                    Ok(FromTarget::Gone { why }) => peer(format!("the target gave up: {why}")),
+                    _ => error,
+                },
+                Error::Cancelled => error,
+                _ => error,
+            }
+        })?;
+        self.hand_over(channel)
+    }
+
+    /// Sends the guest; it is suspended then.
+    fn send_all(&mut self, channel: &mut Channel) -> Result<()> {
+        let guest = Leaving::new(self.control, self.domain)?;
+        let packer = StreamWriter::new(&mut *channel, self.options.compression);
+        let mut saver = Saver::new(guest, packer, true)?;
+        let sent = self.rounds(&mut saver);
+        if let Err(error) = sent {
+            // Whole pieces went out before, so that the target understands this.
+            let why = error.to_string();
+            let _ = wire::send(saver.output().inner(), &FromSource::Abort { why });
+            return Err(error);
+        }
+        self.status.stream_bytes = saver.written();
+        let (_, packer) = saver.finish()?;
+        let (_, bytes) = packer.finish()?;
+        self.status.bytes = bytes;
+        Ok(())
+    }
+
+    fn rounds<W: Write>(&mut self, saver: &mut Saver<Leaving<'_>, StreamWriter<W>>) -> Result<()> {
+        let mut next = saver.all();
+        if !self.options.offline {
+            match self
+                .control
+                .shadow_switch(self.domain, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY)
+            {
+                Ok(()) => {
+                    self.logging = true;
+                    self.status.live = true;
+                }
+                Err(Error::Hypercall {
+                    errno: errno::EOPNOTSUPP | errno::ENOSYS | errno::EINVAL,
+                    ..
+                }) => eprintln!(
+                    "overcast: this hypervisor does not log written pages: the guest is suspended while it is sent"
+                ),
+                Err(error) => return Err(error),
+            }
+        }
+        while self.logging {
+            let mut round = self.round(saver, &next, true)?;
+            next = self.dirty(saver, false)?;
+            round.dirty = next.len();
+            self.status.rounds.push(round);
+            self.status.dirty_rate = policy::dirty_rate(&round);
+            self.status.throughput = policy::throughput(&round);
+            let predicted = policy::predict(&self.status.rounds);
+            self.status.predicted_downtime_ms = milliseconds(predicted);
+            let decision = policy::next(
+                &self.status.rounds,
+                self.begin.elapsed(),
+                self.options.goals,
+                self.status.throttled_to,
+            );
+            match decision {
+                Next::Continue => {}
+                Next::Throttle(cap) => self.throttle(cap)?,
+                Next::Stop => break,
+                Next::GiveUp => {
+                    return Err(Error::Timeout(format!(
+                        "the guest writes {} pages in a second, too many to move it within {} s with a downtime of {} ms",
+                        self.status.dirty_rate,
+                        self.options.goals.timeout.as_secs(),
+                        milliseconds(self.options.goals.downtime)
+                    )));
+                }
+            }
+        }
+        self.report("waiting for the guest to suspend", 0, 0);
+        suspend(self.control, self.store, self.domain, self.options.patience)?;
+        self.suspended_at = Some(Instant::now());
+        let (state, _) = self.status.state.on(SourceEvent::Suspended);
+        self.status.state = state;
+        self.status.write(true)?;
+        if self.logging {
+            next.add(&self.dirty(saver, true)?);
+            next.add(&saver.deferred());
+        }
+        let round = self.round(saver, &next, false)?;
+        self.status.rounds.push(round);
+        Ok(())
+    }
+
+    /// Frames that were written since the last time, or must be sent again for another reason.
+    fn dirty<W: Write>(
+        &mut self,
+        saver: &mut Saver<Leaving<'_>, StreamWriter<W>>,
+        last: bool,
+    ) -> Result<FrameSet> {
+        let pages = saver.max_pfn().0 + 1;
+        let log = self
+            .control
+            .dirty_log(self.domain, XEN_DOMCTL_SHADOW_OP_CLEAN, pages, last)?;
+        Ok(FrameSet::from_words(log.bitmap))
+    }
+
+    /// Gives the guest less CPU.
+    fn throttle(&mut self, cap: u16) -> Result<()> {
+        let now = self.control.share(self.domain)?;
+        self.share.get_or_insert(now);
+        let vcpus = u16::try_from(self.vcpus).unwrap_or(u16::MAX);
+        let share = Share {
+            cap: cap.saturating_mul(vcpus),
+            ..now
+        };
+        self.control.set_share(self.domain, share)?;
+        self.status.throttled_to = cap;
+        Ok(())
+    }
+
+    /// Sends pages.
+    fn round<W: Write>(
+        &mut self,
+        saver: &mut Saver<Leaving<'_>, StreamWriter<W>>,
+        frames: &FrameSet,
+        running: bool,
+    ) -> Result<Round> {
+        let number = self.status.rounds.len() + 1;
+        let message = match running {
+            true => format!("round {number}"),
+            false => "the guest is suspended; sending the rest".to_owned(),
+        };
+        let all = frames.len();
+        let begin = Instant::now();
+        let before = saver.output().packed();
+        let (mut total, mut done) = (stream::save::Sent::default(), 0);
+        // In slices, between which the world is looked at.
+        let mut slice = FrameSet::new(saver.max_pfn());
+        let mut frames = frames.iter().peekable();
+        while frames.peek().is_some() {
+            let mut count = 0;
+            slice.clear();
+            for pfn in frames.by_ref().take(stream::BATCH) {
+                slice.insert(pfn);
+                count += 1;
+            }
+            let sent = saver.send(&slice, running, |_| Ok(()))?;
+            total = stream::save::Sent {
+                pages: total.pages + sent.pages,
+                zeros: total.zeros + sent.zeros,
+                tables: total.tables + sent.tables,
+            };
+            done += count;
+            self.check_cancelled()?;
+            self.status.bytes = saver.output().packed();
+            self.report(&message, done, all);
+            if self.options.bandwidth != 0 && running {
+                let bytes = saver.output().packed().saturating_sub(before);
+                let due =
+                    Duration::from_millis(bytes.saturating_mul(1000) / self.options.bandwidth);
+                sleep(due.saturating_sub(begin.elapsed()));
+            }
+        }
+        saver.output().flush()?;
+        Ok(Round {
+            pages: total.pages,
+            zeros: total.zeros,
+            bytes: saver.output().packed().saturating_sub(before),
+            ms: milliseconds(begin.elapsed()),
+            dirty: 0,
+        })
+    }
+
+    /// From the last byte to the word of the target.
+    fn hand_over(&mut self, mut channel: Channel) -> Result<()> {
+        self.report("waiting for the target to be ready", 0, 0);
+        channel.set_patience(Some(READY))?;
+        match wire::receive(&mut channel)? {
+            FromTarget::Ready => {}
+            FromTarget::Gone { why } => return Err(peer(format!("the target gave up: {why}"))),
+            _ => return Err(peer("the target is not ready")),
+        }
+        self.check_cancelled()?;
+        let (state, action) = self.status.state.on(SourceEvent::Heard(ToSource::Ready));
+        if action != SourceAction::Commit {
+            return Err(peer("the target is ready too early"));
+        }
+        // From here on the target decides.
+        let mut doubtful = self.status.clone();
+        doubtful.state = state;
+        doubtful.message = "handed over; waiting for the target's word".into();
+        // If that cannot be written down, nothing was handed over.
+        doubtful.write(true)?;
+        self.status = doubtful;
+        channel.set_patience(Some(SILENCE))?;
+        let mut answer = wire::send(&mut channel, &FromSource::Commit)
+            .and_then(|()| wire::receive::<FromTarget>(&mut channel));
+        drop(channel);
+        loop {
+            if let Ok(answer) = &answer
+                && let Some(result) = self.answered(answer)
+            {
+                return result;
+            }
+            self.report("in doubt: the link was cut; asking the target", 0, 0);
+            if was_interrupted() {
+                return Err(peer(
+                    "the link was cut in the moment of the handover, and it is not known whether the target runs \
+                     the guest. It is suspended here; `overcast migrate-recover` asks the target again",
+                ));
+            }
+            sleep(ASK);
+            answer = ask(&self.status);
+        }
+    }
+
+    /// What follows from the target's word; `None` if it says nothing of use.
+    fn answered(&mut self, answer: &FromTarget) -> Option<Result<()>> {
+        let (heard, why) = match answer {
+            FromTarget::Running { .. } => (ToSource::Running, ""),
+            FromTarget::Gone { why } => (ToSource::Gone, why.as_str()),
+            _ => return None,
+        };
+        if heard == ToSource::Running {
+            let downtime = self.suspended_at.map(|at| milliseconds(at.elapsed()));
+            self.status.downtime_ms = downtime;
+        }
+        let (state, action) = self.status.state.on(SourceEvent::Heard(heard));
+        self.status.state = state;
+        let written = self.status.write(true);
+        self.tidy();
+        let acted = self.act(action);
+        Some(match state {
+            State::Gone => acted.and(written),
+            _ => acted.and(Err(peer(format!("the target gave up: {why}")))),
+        })
+    }
+}
+
+/// Asks a target what became of a guest.
+fn ask(status: &Status) -> Result<FromTarget> {
+    let mut channel = connect(&status.host, status.plain)?;
+    let id = status.id.clone();
+    wire::send(&mut channel, &FromSource::Ask { id })?;
+    wire::receive(&mut channel)
+}
+
+/// Takes up what a process left that is no more: a guest whose move broke off goes on; one in
+/// doubt is asked for. `abandoned`: the target is known to be dead.
+pub fn recover(control: &Control, store: &mut Store, abandoned: bool) -> Result<Vec<Status>> {
+    let mut changed = Vec::new();
+    for mut status in Status::all()? {
+        let alive = std::path::Path::new(&format!("/proc/{}", status.process)).exists();
+        if matches!(status.state, State::Stayed | State::Gone) || alive {
+            continue;
+        }
+        let event = match status.state {
+            State::Doubt if abandoned => SourceEvent::Abandoned,
+            _ => SourceEvent::Restarted,
+        };
+        // Its number may be another domain's by now.
+        let known = store.domain_name(status.domain)?.as_deref() == Some(status.name.as_str());
+        let (mut state, mut action) = status.state.on(event);
+        if action == SourceAction::Ask {
+            let heard = match ask(&status) {
+                Ok(FromTarget::Running { .. }) => ToSource::Running,
+                Ok(FromTarget::Gone { .. }) => ToSource::Gone,
+                Ok(_) => continue,
+                Err(error) => {
+                    eprintln!("overcast: {} stays suspended: {error}", status.name);
+                    continue;
+                }
+            };
+            (state, action) = state.on(SourceEvent::Heard(heard));
+        }
+        status.state = state;
+        status.message = "taken up again".into();
+        status.write(true)?;
+        if !known {
+            continue;
+        }
+        let _ = control.shadow_switch(status.domain, XEN_DOMCTL_SHADOW_OP_OFF);
+        match action {
+            SourceAction::Resume => resume(control, store, status.domain)?,
+            SourceAction::Remove => build::remove(control, store, status.domain)?,
+            _ => {}
+        }
+        changed.push(status);
+    }
+    Ok(changed)
+}

@@ -1,0 +1,164 @@
+//! Domains that the `overcast` command makes in Dom0.
+
+use crate::disks;
+use crate::guest_log;
+use crate::machine::{Machine, System};
+use crate::session::Session;
+
+/// The guests: name, vCPUs, what their first process is to do, and more of their configuration.
+const GUESTS: [(&str, u32, &str, &str); 3] = [
+    (
+        "one",
+        1,
+        "facts,vbd,net,dhcp",
+        "disk = [ \"vda,start=1M,size=2M,xvda,w\" ]\\nvif = [ \"mac=00:16:3e:00:00:01,bridge=eth0\" ]",
+    ),
+    ("two", 2, "facts,work", ""),
+    ("four", 4, "facts,work", ""),
+];
+
+/// Runs a command in Dom0, and asks for a text in its answer, among which the hypervisor's
+/// messages may be.
+fn says(session: &mut Session, command: &str, wanted: &str) -> Result<(), String> {
+    let answer = session.shell(command)?;
+    if answer.contains(wanted) {
+        Ok(())
+    } else {
+        Err(session.failure(&format!("`{command}` gave {answer:?}, without {wanted:?}")))
+    }
+}
+
+/// Waits until a guest has printed a text.
+fn printed(session: &mut Session, guest: &str, text: &str) -> Result<(), String> {
+    // As patient as the session's own waits: a second or so each time.
+    let log = format!("/var/log/overcast/{guest}.log");
+    session.shell(&format!(
+        "n=0; until grep -q '{text}' {log}; do sleep 1; n=$((n+1)); [ $n -lt 280 ] || break; done"
+    ))?;
+    says(
+        session,
+        &format!("grep '{text}' {log} || tail -5 {log}"),
+        text,
+    )
+}
+
+/// Stock kernels as shipped, with 1, 2 and 4 vCPUs, a disk, a network device and a console;
+/// wrong configurations; a restart; the end.
+pub fn created(name: &str) -> Result<(), String> {
+    let mut machine = Machine::linux(System::Overcast, "domains", "run=control")?
+        .cpus(2)
+        .memory(2048)
+        .options("dom0_mem=768M dom0_disk=none");
+    machine.extra.extend([
+        "-drive".to_owned(),
+        format!(
+            "file={},format=raw,if=virtio",
+            disks::empty("domains.img", 16)?.display()
+        ),
+        "-nic".to_owned(),
+        "user,model=virtio-net-pci".to_owned(),
+    ]);
+    let mut session = Session::start(&machine, name)?;
+    session.wait_for("init: shell")?;
+    session.shell("until grep -q runs /tmp/daemon.log; do sleep 0.1; done")?;
+
+    for (guest, vcpus, words, more) in GUESTS {
+        session.shell(&format!(
+            "printf 'name = \"{guest}\"\\nkernel = \"/guest/vmlinuz\"\\nramdisk = \"/guest/initrd\"\\n\
+             memory = 128\\nvcpus = {vcpus}\\nextra = \"console=hvc0 run={words}\"\\n{more}\\n' \
+             >/tmp/{guest}.cfg"
+        ))?;
+        let command = format!("overcast create /tmp/{guest}.cfg 2>/tmp/error || cat /tmp/error");
+        says(&mut session, &command, &format!("{guest} is domain "))?;
+    }
+
+    // What is wrong has a name and a status of its own, and leaves nothing.
+    for (options, status, wanted) in [
+        ("/tmp/one.cfg", 2, "is called \"one\" already"),
+        ("/tmp/one.cfg --name x --vcpus 99", 2, "vcpus: "),
+        ("/tmp/one.cfg --name x --memory 900G", 5, "are free"),
+        ("/tmp/one.cfg --name x --memory 16", 8, "of memory at least"),
+        (
+            "/tmp/one.cfg --name x --disk vda,start=2M",
+            8,
+            "in use by domain",
+        ),
+        ("/tmp/one.cfg --name x --disk nosuch", 8, "nosuch"),
+        (
+            "/tmp/one.cfg --name x --kernel /guest/initrd",
+            8,
+            "/guest/initrd: ",
+        ),
+        ("/nosuch.cfg", 2, "/nosuch.cfg: "),
+    ] {
+        let command = format!("overcast create {options} 2>&1 | cat; echo");
+        says(&mut session, &command, wanted)?;
+        let command = format!("overcast create {options} >/dev/null 2>&1; echo status $?,");
+        says(&mut session, &command, &format!("status {status},"))?;
+    }
+    says(&mut session, "overcast list --json | grep -c '\"id\"'", "4")?;
+
+    for (guest, vcpus, words, _) in GUESTS {
+        printed(&mut session, guest, "init: shell")?;
+        let last = vcpus - 1;
+        let cpus = if last == 0 {
+            "0".to_owned()
+        } else {
+            format!("0-{last}")
+        };
+        printed(
+            &mut session,
+            guest,
+            &format!("init: cpus online {cpus}, {vcpus} in all"),
+        )?;
+        if words.contains("work") {
+            printed(&mut session, guest, "init: work done")?;
+        }
+        let log = format!("grep -cE 'Oops|Call Trace|segfault|BUG' /var/log/overcast/{guest}.log");
+        says(&mut session, &format!("{log} || echo clean"), "clean")?;
+    }
+    printed(
+        &mut session,
+        "one",
+        "init: vbd: 2097152 bytes, read as written",
+    )?;
+    printed(&mut session, "one", "init: net: address 10.0.2.")?;
+
+    // The console answers; what is typed is echoed, so the answer is another text.
+    says(
+        &mut session,
+        "echo 'echo answer $((6*7))' | overcast console two | tail -3",
+        "answer 42",
+    )?;
+
+    // One reboots, and is there again under another number; its disk is not lost to it.
+    session.shell(
+        "overcast store read /local/domain/1/name >/dev/null && : >/var/log/overcast/one.log",
+    )?;
+    session.shell("echo 'reboot -f' | overcast console --linger 3 one >/dev/null")?;
+    printed(
+        &mut session,
+        "one",
+        "init: vbd: 2097152 bytes, read as written",
+    )?;
+    session.shell("! overcast store read /local/domain/1/name 2>/dev/null")?;
+    // Another ends itself.
+    session.shell("echo 'poweroff -f' | overcast console two >/dev/null")?;
+    session.shell(
+        "n=0; while overcast list two >/dev/null 2>&1; do sleep 1; n=$((n+1)); [ $n -lt 280 ] || break; done; \
+         ! overcast list two >/dev/null 2>&1",
+    )?;
+    for guest in ["one", "four"] {
+        session.shell(&format!("overcast destroy {guest}"))?;
+    }
+    says(&mut session, "overcast list --json | grep -c '\"id\"'", "1")?;
+    // Nothing is left in the store.
+    says(
+        &mut session,
+        "overcast store ls / | grep -E '51712|ostype|xenconsoled' || echo none",
+        "none",
+    )?;
+    session.send_line("poweroff -f")?;
+    session.wait_exit()?;
+    guest_log::check(session.text())
+}

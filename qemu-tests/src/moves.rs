@@ -1,0 +1,107 @@
+//! Domains that are saved, restored and moved by the `overcast` command.
+
+use crate::guest_log;
+use crate::machine::{Machine, System};
+use crate::session::Session;
+
+/// Runs a command in Dom0 and asks for a text in its answer.
+fn says(session: &mut Session, command: &str, wanted: &str) -> Result<(), String> {
+    let answer = session.shell(command)?;
+    if answer.contains(wanted) {
+        Ok(())
+    } else {
+        Err(session.failure(&format!("`{command}` gave {answer:?}, without {wanted:?}")))
+    }
+}
+
+/// The guest counts on from where it was: three numbers more, none for the second time, and
+/// its memory as it was.
+fn counts_on(session: &mut Session, guest: &str) -> Result<(), String> {
+    let log = format!("/var/log/overcast/{guest}.log");
+    session.shell(&format!(
+        "a=$(grep -c 'init: count' {log}); n=0; until [ $(grep -c 'init: count' {log}) -ge $((a + 3)) ]; do \
+         sleep 1; n=$((n + 1)); [ $n -lt 200 ] || break; done"
+    ))?;
+    let check = format!(
+        "grep -o 'init: count [0-9]*' {log} | sort | uniq -d | grep -q . && echo twice; \
+         grep -q 'memory changed' {log} && echo changed; \
+         [ $(grep -c 'init: count' {log}) -ge $((a + 3)) ] && echo counted"
+    );
+    let answer = session.shell(&check)?;
+    match answer.contains("counted") && !answer.contains("twice") && !answer.contains("changed") {
+        true => Ok(()),
+        false => Err(session.failure(&format!("{guest} does not count on: {answer:?}"))),
+    }
+}
+
+/// A guest with two vCPUs is saved and restored, saved while it goes on, and moved within the
+/// machine, by TLS and by plain TCP; a file that was changed is refused and leaves nothing.
+pub fn saved(name: &str) -> Result<(), String> {
+    let machine = Machine::linux(System::Overcast, "domains", "run=control")?
+        .cpus(2)
+        .memory(1536)
+        .options("dom0_mem=768M dom0_disk=none");
+    let mut session = Session::start(&machine, name)?;
+    session.wait_for("init: shell")?;
+    session.shell("until grep -q runs /tmp/daemon.log; do sleep 0.1; done; ip link set lo up")?;
+    says(
+        &mut session,
+        "overcast create --name g --kernel /guest/vmlinuz --initrd /guest/initrd --memory 128 --vcpus 2 \
+         --cmdline 'console=hvc0 run=count'",
+        "g is domain",
+    )?;
+    session.shell("touch /var/log/overcast/g.log")?;
+    counts_on(&mut session, "g")?;
+
+    says(&mut session, "overcast save g /tmp/g.save", "g is saved in")?;
+    says(&mut session, "overcast list --json | grep -c '\"id\"'", "1")?;
+    // One byte of a page table's number, and half of the file.
+    session.shell("head -c 20000000 /tmp/g.save >/tmp/half.save")?;
+    says(
+        &mut session,
+        "overcast restore /tmp/half.save 2>&1 | cat",
+        "the stream ends within",
+    )?;
+    says(&mut session, "overcast list --json | grep -c '\"id\"'", "1")?;
+    says(&mut session, "overcast restore /tmp/g.save", "g is domain")?;
+    counts_on(&mut session, "g")?;
+
+    says(
+        &mut session,
+        "overcast save -c g /tmp/g.save",
+        "g is saved in",
+    )?;
+    counts_on(&mut session, "g")?;
+
+    // Nobody listens: it goes on where it is.
+    says(
+        &mut session,
+        "overcast migrate g 127.0.0.1 --insecure-plain 2>&1 | cat",
+        "the other host",
+    )?;
+    session.shell("overcast init; overcast receive --listen 127.0.0.1 >/tmp/receive.log 2>&1 &")?;
+    session.shell("sleep 2")?;
+    says(
+        &mut session,
+        "overcast migrate g 127.0.0.1 --name h --dry-run",
+        "could be moved",
+    )?;
+    says(
+        &mut session,
+        "overcast migrate g 127.0.0.1 2>&1 | cat",
+        "is called \"g\" already",
+    )?;
+    counts_on(&mut session, "g")?;
+    says(
+        &mut session,
+        "overcast migrate g 127.0.0.1 --name h --compress lz4 2>/dev/null",
+        "g is at 127.0.0.1",
+    )?;
+    session.shell("touch /var/log/overcast/h.log")?;
+    counts_on(&mut session, "h")?;
+    says(&mut session, "overcast list --json | grep -c '\"id\"'", "2")?;
+    says(&mut session, "overcast migrate-status", "done")?;
+    session.send_line("poweroff -f")?;
+    session.wait_exit()?;
+    guest_log::check(session.text())
+}
