@@ -496,3 +496,32 @@ fn a_shadow_is_reused_only_when_no_cpu_walks_through_it() {
     machine.world.audit().unwrap();
     machine.world.finish().unwrap();
 }
+
+#[test]
+fn when_frames_run_out_all_shadows_are_made_again() {
+    let mut machine = Machine::new(FRAMES);
+    let made = |machine: &Machine| machine.memory.shadow.lock().as_ref().unwrap().used.len();
+    for (user, address) in [
+        (true, 0x4000),
+        (false, 0x4000),
+        (false, 0x20_4000),
+        (false, 0x40_4000),
+    ] {
+        machine.access(0, user, address, true, true).unwrap();
+        machine.world.audit().unwrap();
+    }
+    assert_eq!(made(&machine), FRAMES);
+    machine.access(0, false, 0x60_4000, true, true).unwrap();
+    machine.world.audit().unwrap();
+    assert_eq!(made(&machine), 5);
+    machine.access(0, true, 0x20_5000, true, true).unwrap();
+    machine.round().unwrap();
+    // With frames left, so that each shadow gets another one than it had.
+    let host = &machine.world.mm.host;
+    let mut shadow = machine.memory.shadow.lock();
+    shadow.as_mut().unwrap().drop_all(host);
+    drop(shadow);
+    machine.access(1, false, 0x4000, true, false).unwrap();
+    machine.world.audit().unwrap();
+    machine.world.finish().unwrap();
+}
