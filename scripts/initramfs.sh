@@ -18,6 +18,8 @@ and prints its name.
   net      the same as shell with drivers for Xen's and virtio network devices, iperf3 and ethtool
   disk     for a root on a disk (scripts/rootfs.sh): drivers for Xen's, virtio and
            NVMe disks, e2fsck; see scripts/init-disk
+  xl       Debian's xl with what it needs in Dom0, and a kernel and the shell's initramfs
+           for its guests; see scripts/init-xl
   domains  the shell's with Xen's control devices, the `overcast` command, and a kernel and an
            initrd for guests in /guest (after scripts/build-agent.sh)
   nested   Linux's KVM for AMD and QEMU, to run a machine within a machine
@@ -27,7 +29,7 @@ END
 
 case ${1:-shell} in
 --help | -h) usage; exit ;;
-shell | bench | net | store | disk | domains | nested | debian) VARIANT=${1:-shell} ;;
+shell | bench | net | store | xl | disk | domains | nested | debian) VARIANT=${1:-shell} ;;
 *) usage >&2; exit 2 ;;
 esac
 OUTPUT=$CACHE/initramfs-$VARIANT.cpio.gz
@@ -36,6 +38,7 @@ mkdir -p "$CACHE"
 sources=("$ROOT/scripts/initramfs.sh" "$ROOT/scripts/init")
 [ "$VARIANT" != disk ] || sources+=("$ROOT/scripts/init-disk" "$KERNEL")
 [ "$VARIANT" != store ] || sources+=("$ROOT/qemu-tests/store/xs.c" "$ROOT/qemu-tests/store/store" "$KERNEL")
+[ "$VARIANT" != xl ] || sources+=("$ROOT/scripts/init-xl" "$KERNEL")
 [ "$VARIANT" != domains ] || sources+=("$ROOT/build/overcast-agent" "$KERNEL")
 [ "$VARIANT" != nested ] || sources+=("$ROOT/scripts/init-nested")
 [ "$VARIANT" != net ] || sources+=("$KERNEL")
@@ -114,6 +117,33 @@ disk)
     copy_program "$WORK/root" e2fsck # busybox has none
     copy_modules "$WORK/root" needed xen-blkfront xen-netfront virtio_pci virtio_mmio virtio_blk virtio_net \
         nvme ext4 crc32c_generic
+    pack
+    ;;
+xl)
+    root=$WORK/root
+    mkdir -p "$root"/{bin,boot,dev,proc,sys,run,tmp,root,etc,lib/xen,lib/modules,var/log,usr/lib/xen-4.17/bin}
+    ln -s /run "$root/var/run"
+    cp /bin/busybox "$root/bin/"
+    for applet in $(/bin/busybox --list | grep -vx busybox); do ln -sf busybox "$root/bin/$applet"; done
+    install -m755 "$ROOT/scripts/init-xl" "$root/init"
+    for package in $XENSTORE_PACKAGES $XL_PACKAGES; do
+        cp -a "$CACHE/$package"/usr/lib/x86_64-linux-gnu/lib*.so* "$root/lib/xen/" 2>/dev/null || true
+        cp "$CACHE/$package"/usr/bin/xenstore-[!c]* "$root/bin/" 2>/dev/null || true
+    done
+    for tool in xl xen-init-dom0 xenconsoled xenconsole libxl-save-helper; do
+        cp "$CACHE/xen-utils-4.17/usr/lib/xen-4.17/bin/$tool" "$root/usr/lib/xen-4.17/bin/"
+    done
+    # The rest is this machine's: the C library and what compresses.
+    for tool in "$root"/usr/lib/xen-4.17/bin/*; do
+        LD_LIBRARY_PATH=$root/lib/xen ldd "$tool" | grep -o '/[^ ]*' | grep -v "^$root" | while read -r library; do
+            install -D "$library" "$root$library"
+        done
+    done
+    # What the C library loads when a thread is cancelled.
+    install -D /lib/x86_64-linux-gnu/libgcc_s.so.1 "$root/lib/x86_64-linux-gnu/libgcc_s.so.1"
+    copy_modules "$root" needed xen-privcmd xen-evtchn xen-gntdev xen-gntalloc xenfs
+    cp "$KERNEL" "$root/boot/vmlinuz"
+    cp "$("$ROOT/scripts/initramfs.sh" shell)" "$root/boot/initramfs"
     pack
     ;;
 nested)

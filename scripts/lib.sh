@@ -11,6 +11,8 @@ IMAGE=$BUILD/overcast       # ours
 # What Xen's server of xenstore and its clients come in.
 XENSTORE_PACKAGES="xenstore-utils libxenstore4 libxentoolcore1 xen-utils-4.17 libxenmisc4.17 libxencall1
     libxenevtchn1 libxengnttab1 libxenforeignmemory1 libxendevicemodel1 libxentoollog1"
+# What xl needs beside these.
+XL_PACKAGES="libxenhypfs1 libyajl2 libuuid1"
 
 if [ -t 2 ]; then BOLD=$'\e[1m' PLAIN=$'\e[0m'; else BOLD= PLAIN=; fi
 say() { echo "${BOLD}==> $*${PLAIN}" >&2; }

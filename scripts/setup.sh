@@ -147,10 +147,10 @@ xen() {
     mv "$XEN.new" "$XEN"
 }
 
-# Xen's own server of xenstore and its clients, which answer the same questions as ours.
+# Xen's own server of xenstore and its clients, which answer the same questions as ours; and xl.
 xenstore() {
     local package
-    for package in $XENSTORE_PACKAGES; do download "$package"; done
+    for package in $XENSTORE_PACKAGES $XL_PACKAGES; do download "$package"; done
 }
 
 mkdir -p "$CACHE"

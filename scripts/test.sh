@@ -64,6 +64,7 @@ if [ $QEMU = 1 ]; then
     scripts/initramfs.sh disk >/dev/null
     scripts/initramfs.sh store >/dev/null
     scripts/initramfs.sh net >/dev/null
+    scripts/initramfs.sh xl >/dev/null
     case domains-created in
     *"$FILTER"*)
         scripts/build-agent.sh >/dev/null

@@ -62,6 +62,14 @@ impl Protocol {
         }
     }
 
+    /// What is wrong with the loader's information.
+    const fn malformed(self, what: &'static str) -> BootError {
+        BootError::Malformed {
+            protocol: self,
+            what,
+        }
+    }
+
     /// The protocol's name for messages.
     pub const fn name(self) -> &'static str {
         match self {
@@ -310,6 +318,18 @@ fn strip_file_name<'a>(line: &'a [u8], loader: &str) -> &'a [u8] {
         Some(at) => line.get(at..).unwrap_or(&[]).trim_ascii_start(),
         None => &[],
     }
+}
+
+/// The bytes of what the loader put at `address`, which the boot cannot do without.
+fn required<'m>(
+    memory: &'m impl PhysicalMemory,
+    what: &'static str,
+    address: u64,
+    len: usize,
+) -> Result<&'m [u8], BootError> {
+    memory
+        .bytes(address, len)
+        .ok_or(BootError::Unreadable { what, address })
 }
 
 /// The bytes of the NUL-terminated string at `address`, at most `limit` of them.

@@ -2,7 +2,7 @@
 
 use crate::{
     BootError, BootInfo, Fields, MAX_COMMAND_LINE, MAX_MODULES, PhysicalMemory, Protocol,
-    RangeKind, string_at, strip_file_name,
+    RangeKind, required, string_at, strip_file_name,
 };
 
 const INFO_SIZE: usize = 88;
@@ -18,22 +18,12 @@ const FILE_NAME: usize = 1024;
 /// The largest memory map that is looked at, in bytes.
 const MAX_MAP_BYTES: u32 = 1 << 20;
 
-const fn malformed(what: &'static str) -> BootError {
-    BootError::Malformed {
-        protocol: Protocol::Multiboot1,
-        what,
-    }
-}
-
 pub(crate) fn read(
     out: &mut BootInfo,
     address: u64,
     memory: &impl PhysicalMemory,
 ) -> Result<(), BootError> {
-    let unreadable = |what, address| BootError::Unreadable { what, address };
-    let info = memory
-        .bytes(address, INFO_SIZE)
-        .ok_or(unreadable("information", address))?;
+    let info = required(memory, "information", address, INFO_SIZE)?;
     let field = |offset| info.u32_at(offset).unwrap_or(0);
     let flags = field(0);
 
@@ -44,8 +34,11 @@ pub(crate) fn read(
     }
     if flags & HAS_COMMAND_LINE != 0 {
         let at = field(16).into();
-        let line = string_at(memory, at, FILE_NAME + MAX_COMMAND_LINE)
-            .ok_or(unreadable("command line", at))?;
+        let line =
+            string_at(memory, at, FILE_NAME + MAX_COMMAND_LINE).ok_or(BootError::Unreadable {
+                what: "command line",
+                address: at,
+            })?;
         let line = strip_file_name(line, out.loader.as_str());
         out.command_line.set(line);
     }
@@ -53,21 +46,21 @@ pub(crate) fn read(
     if flags & HAS_MEMORY_MAP != 0 {
         let (length, at) = (field(44), field(48).into());
         if length > MAX_MAP_BYTES {
-            return Err(malformed("mmap_length is above 1 MiB"));
+            return Err(Protocol::Multiboot1.malformed("mmap_length is above 1 MiB"));
         }
-        let mut map = memory
-            .bytes(at, length as usize)
-            .ok_or(unreadable("memory map", at))?;
+        let mut map = required(memory, "memory map", at, length as usize)?;
         while !map.is_empty() {
             // `size` does not count itself.
             let size = map.u32_at(0).unwrap_or(0) as usize;
             let (Some(base), Some(bytes), Some(kind)) =
                 (map.u64_at(4), map.u64_at(12), map.u32_at(20))
             else {
-                return Err(malformed("the memory map ends within an entry"));
+                return Err(Protocol::Multiboot1.malformed("the memory map ends within an entry"));
             };
             if size < 20 {
-                return Err(malformed("a memory map entry is shorter than 20 bytes"));
+                return Err(
+                    Protocol::Multiboot1.malformed("a memory map entry is shorter than 20 bytes")
+                );
             }
             out.map.add(base, bytes, RangeKind::from_e820(kind))?;
             map = map.get(size.saturating_add(4)..).unwrap_or(&[]);
@@ -85,7 +78,7 @@ pub(crate) fn read(
         out.modules_dropped = (count as usize).saturating_sub(MAX_MODULES);
         for index in 0..count.min(MAX_MODULES as u32) {
             let at = at + u64::from(index) * 16;
-            let entry = memory.bytes(at, 16).ok_or(unreadable("module list", at))?;
+            let entry = required(memory, "module list", at, 16)?;
             let entry = |offset| entry.u32_at(offset).unwrap_or(0);
             let string = string_at(memory, entry(8).into(), FILE_NAME + MAX_COMMAND_LINE);
             let line = match string {

@@ -1,8 +1,8 @@
 //! Multiboot 2 (Multiboot2 Specification 2.0, section 3.6).
 
 use crate::{
-    AcpiRoot, BootError, BootInfo, Fields, PhysicalMemory, Protocol, RangeKind, strip_file_name,
-    until_nul,
+    AcpiRoot, BootError, BootInfo, Fields, PhysicalMemory, Protocol, RangeKind, required,
+    strip_file_name, until_nul,
 };
 
 /// The largest information that is looked at, in bytes.
@@ -20,13 +20,6 @@ const TAG_EFI_MEMORY_MAP: u32 = 17;
 
 const EFI_PAGE_SHIFT: u32 = 12;
 
-const fn malformed(what: &'static str) -> BootError {
-    BootError::Malformed {
-        protocol: Protocol::Multiboot2,
-        what,
-    }
-}
-
 /// The tags, each as its type and its whole bytes (header included).
 struct Tags<'a>(&'a [u8]);
 
@@ -40,7 +33,9 @@ impl<'a> Iterator for Tags<'a> {
                 return None;
             }
             self.0 = &[];
-            return Some(Err(malformed("a tag's header is cut off")));
+            return Some(Err(
+                Protocol::Multiboot2.malformed("a tag's header is cut off")
+            ));
         };
         if kind == TAG_END {
             self.0 = &[];
@@ -50,7 +45,9 @@ impl<'a> Iterator for Tags<'a> {
         let tag = if size < 8 { None } else { self.0.get(..size) };
         let Some(tag) = tag else {
             self.0 = &[];
-            return Some(Err(malformed("a tag's size does not fit")));
+            return Some(Err(
+                Protocol::Multiboot2.malformed("a tag's size does not fit")
+            ));
         };
         self.0 = self.0.get(size.next_multiple_of(8)..).unwrap_or(&[]);
         Some(Ok((kind, tag)))
@@ -62,18 +59,13 @@ pub(crate) fn read(
     address: u64,
     memory: &impl PhysicalMemory,
 ) -> Result<(), BootError> {
-    let unreadable = BootError::Unreadable {
-        what: "information",
-        address,
-    };
-    let total = memory
-        .bytes(address, 8)
-        .and_then(|head| head.u32_at(0))
-        .ok_or(unreadable)?;
+    let total = required(memory, "information", address, 8)?
+        .u32_at(0)
+        .unwrap_or(0);
     if !(16..=MAX_INFO_BYTES).contains(&total) {
-        return Err(malformed("total_size is not within 16 bytes to 1 MiB"));
+        return Err(Protocol::Multiboot2.malformed("total_size is not within 16 bytes to 1 MiB"));
     }
-    let info = memory.bytes(address, total as usize).ok_or(unreadable)?;
+    let info = required(memory, "information", address, total as usize)?;
     let tags = || Tags(info.get(8..).unwrap_or(&[]));
 
     // The loader's name decides how command lines are read, and its tag may
@@ -99,7 +91,9 @@ pub(crate) fn read(
             }
             TAG_MODULE => {
                 let (Some(start), Some(end)) = (tag.u32_at(8), tag.u32_at(12)) else {
-                    return Err(malformed("a module tag is shorter than 16 bytes"));
+                    return Err(
+                        Protocol::Multiboot2.malformed("a module tag is shorter than 16 bytes")
+                    );
                 };
                 if let Some(module) = out.add_module(start.into(), end.into()) {
                     let line = until_nul(tag.get(16..).unwrap_or(&[]));
@@ -162,7 +156,7 @@ fn entries(
 ) -> Result<impl Iterator<Item = &[u8]>, BootError> {
     let size = tag.u32_at(size_at).unwrap_or(0) as usize;
     if size < least {
-        return Err(malformed("a memory map's entry size is too small"));
+        return Err(Protocol::Multiboot2.malformed("a memory map's entry size is too small"));
     }
     Ok(tag.get(first..).unwrap_or(&[]).chunks(size))
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     AcpiRoot, BootError, BootInfo, Fields, MAX_COMMAND_LINE, MAX_MODULES, PhysicalMemory, Protocol,
-    RangeKind, string_at,
+    RangeKind, required, string_at,
 };
 
 /// `XEN_HVM_START_MAGIC_VALUE`
@@ -14,24 +14,14 @@ const RANGE_SIZE: u64 = 24;
 /// The most ranges that are looked at.
 const MAX_MAP_ENTRIES: u32 = 4096;
 
-const fn malformed(what: &'static str) -> BootError {
-    BootError::Malformed {
-        protocol: Protocol::Pvh,
-        what,
-    }
-}
-
 pub(crate) fn read(
     out: &mut BootInfo,
     address: u64,
     memory: &impl PhysicalMemory,
 ) -> Result<(), BootError> {
-    let unreadable = |what, address| BootError::Unreadable { what, address };
-    let info = memory
-        .bytes(address, SIZE_V0)
-        .ok_or(unreadable("information", address))?;
+    let info = required(memory, "information", address, SIZE_V0)?;
     if info.u32_at(0) != Some(MAGIC) {
-        return Err(malformed("hvm_start_info has a wrong magic number"));
+        return Err(Protocol::Pvh.malformed("hvm_start_info has a wrong magic number"));
     }
     let version = info.u32_at(4).unwrap_or(0);
     let module_count = info.u32_at(12).unwrap_or(0);
@@ -41,8 +31,11 @@ pub(crate) fn read(
 
     out.loader.set(b"PVH");
     if command_line != 0 {
-        let line = string_at(memory, command_line, MAX_COMMAND_LINE + 1)
-            .ok_or(unreadable("command line", command_line))?;
+        let line =
+            string_at(memory, command_line, MAX_COMMAND_LINE + 1).ok_or(BootError::Unreadable {
+                what: "command line",
+                address: command_line,
+            })?;
         out.command_line.set(line.trim_ascii_start());
     }
     if rsdp != 0 {
@@ -52,14 +45,14 @@ pub(crate) fn read(
     out.modules_dropped = (module_count as usize).saturating_sub(MAX_MODULES);
     for index in 0..module_count.min(MAX_MODULES as u32) {
         let at = module_list.saturating_add(u64::from(index) * MODULE_SIZE);
-        let entry = memory
-            .bytes(at, MODULE_SIZE as usize)
-            .ok_or(unreadable("module list", at))?;
+        let entry = required(memory, "module list", at, MODULE_SIZE as usize)?;
         let (start, size) = (entry.u64_at(0).unwrap_or(0), entry.u64_at(8).unwrap_or(0));
         let line = match entry.u64_at(16).unwrap_or(0) {
             0 => &[],
-            at => string_at(memory, at, MAX_COMMAND_LINE + 1)
-                .ok_or(unreadable("module's command line", at))?,
+            at => string_at(memory, at, MAX_COMMAND_LINE + 1).ok_or(BootError::Unreadable {
+                what: "module's command line",
+                address: at,
+            })?,
         };
         if let Some(module) = out.add_module(start, start.saturating_add(size)) {
             module.command_line.set(line.trim_ascii_start());
@@ -71,22 +64,18 @@ pub(crate) fn read(
     if version == 0 {
         return Err(BootError::NoMemoryMap(Protocol::Pvh));
     }
-    let info = memory
-        .bytes(address, SIZE_V1)
-        .ok_or(unreadable("information", address))?;
+    let info = required(memory, "information", address, SIZE_V1)?;
     let map = info.u64_at(40).unwrap_or(0);
     let count = info.u32_at(48).unwrap_or(0);
     if map == 0 || count == 0 {
         return Err(BootError::NoMemoryMap(Protocol::Pvh));
     }
     if count > MAX_MAP_ENTRIES {
-        return Err(malformed("memmap_entries is above 4096"));
+        return Err(Protocol::Pvh.malformed("memmap_entries is above 4096"));
     }
     for index in 0..count {
         let at = map.saturating_add(u64::from(index) * RANGE_SIZE);
-        let entry = memory
-            .bytes(at, RANGE_SIZE as usize)
-            .ok_or(unreadable("memory map", at))?;
+        let entry = required(memory, "memory map", at, RANGE_SIZE as usize)?;
         let (Some(base), Some(bytes), Some(kind)) =
             (entry.u64_at(0), entry.u64_at(8), entry.u32_at(16))
         else {

@@ -19,7 +19,7 @@ use crate::hypercall::{ASSISTS, install_gdt};
 use crate::vcpu::{CR0_GUEST, CR0_TS, Callback, DR6_DEFAULT, DR7_DEFAULT, Power, Vcpu};
 
 /// The bits of RFLAGS that a guest may set.
-const RFLAGS_VALID: u64 = 0x3f_7fd7 & !(rflags::IOPL | rflags::VM);
+const RFLAGS_VALID: u64 = rflags::VALID & !(rflags::IOPL | rflags::VM);
 
 /// The frame in a CR3 value as the interface gives it.
 fn frame_of_cr3(cr3: u64) -> Mfn {
@@ -186,15 +186,21 @@ fn install(
     user_root: Option<Mfn>,
     preempt: &dyn Preempt,
 ) -> Result<()> {
-    // The page tables first: that is what may have to be continued.
+    let (frames, count) = gdt_frames(context);
+    install_gdt(vcpu, &domain.mm, &frames[..count], context.gdt_ents as u32)?;
     let mut tables = vcpu.tables.lock();
-    mm().install_tables(&domain.mm, &mut tables, kernel, user_root, preempt)?;
+    let installed = mm().install_tables(&domain.mm, &mut tables, kernel, user_root, preempt);
+    if let Err(error) = installed {
+        drop(tables);
+        if error != Error::Restart {
+            install_gdt(vcpu, &domain.mm, &[], 0)?;
+        }
+        return Err(error);
+    }
     let hardware = mm().hardware_roots(&domain.mm, &tables);
     drop(tables);
     vcpu.set_kernel_base(Some(kernel), hardware.kernel);
     vcpu.set_user_base(user_root, hardware.user);
-    let (frames, count) = gdt_frames(context);
-    install_gdt(vcpu, &domain.mm, &frames[..count], context.gdt_ents as u32)?;
     vcpu.ldt.set(ldt(context));
     Ok(())
 }

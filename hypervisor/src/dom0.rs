@@ -1,5 +1,6 @@
 //! Making Dom0, and starting it.
 
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -8,19 +9,22 @@ use overcast_core::builder::elf::Kernel;
 use overcast_core::builder::image::{Compression, KernelImage};
 use overcast_core::builder::layout::{self, Layout, RingPages};
 use overcast_core::builder::populate::{self, Contents, Initrd, Role};
-use overcast_core::cpuid::{CpuidPolicy, Hardware, SystemFeatures, SystemPolicies};
+use overcast_core::cpuid::{
+    Baseline, CpuidPolicy, Hardware, Hiding, Lacks, Level, SystemFeatures, SystemPolicies,
+};
 use overcast_core::error::Error;
 use overcast_core::event::EventChannels;
 use overcast_core::ids::{CpuSet, DomainId, EventPort, VcpuId};
 use overcast_core::machine::{Memory, Preempt};
 use overcast_core::mm::{Mm, MmConfig, MmHost};
 use overcast_core::topology::Topology;
-use spin::Once;
+use spin::{Lazy, Once};
 use xen_abi::arch_x86::{FLAT_RING3_CS64, FLAT_RING3_SS64, XEN_LEGACY_MAX_VCPUS};
+use xen_abi::cpufeatureset::FEATURES;
 
 use crate::arch::memory::{self, Range};
 use crate::arch::registers::{Registers, rflags};
-use crate::arch::{cpu, entry, percpu};
+use crate::arch::{cpu, entry, faulting, percpu};
 use crate::domain::{self, Domain, Parts};
 use crate::host::{self, Host, mm};
 use crate::start::{self, fail, options};
@@ -39,8 +43,6 @@ const UNPACK_WINDOW: u64 = 72 << 8;
 const ARCH_CAPABILITIES: u32 = 0x10a;
 /// `XEN_X86_EMU_PIT`: the timer, which a hardware domain is said to have.
 const EMULATES_PIT: u32 = 1 << 8;
-/// MSR_PLATFORM_INFO: bit 31 says that CPUID can be made to fault.
-const PLATFORM_INFO: u32 = 0xce;
 
 struct Patient;
 
@@ -86,8 +88,71 @@ fn cpu_policy() -> CpuidPolicy {
 }
 
 /// What CPUID shows to a domain without privilege unless something else is chosen.
-pub fn guest_policy() -> CpuidPolicy {
-    CpuidPolicy::for_pv(cpuid, &hardware(), false, &options().cpuid, &[])
+///
+/// # Errors
+/// What the machine lacks for the level that `cpu-baseline=` names.
+pub fn guest_policy() -> Result<CpuidPolicy, Lacks> {
+    static POLICY: Lazy<Result<CpuidPolicy, Lacks>> = Lazy::new(|| {
+        let all = CpuidPolicy::for_pv(cpuid, &hardware(), false, &options().cpuid, &[]);
+        match guest_level(&all) {
+            Some(level) => all.levelled(level, options().cpu_identity),
+            None => Ok(all),
+        }
+    });
+    POLICY.clone()
+}
+
+/// The level that guests get of what the machine has; `None` if they get it all.
+fn guest_level(all: &CpuidPolicy) -> Option<Level> {
+    match options().cpu_baseline {
+        Baseline::Host => None,
+        Baseline::Level(level) => Some(level),
+        Baseline::Auto => {
+            Level::highest_in(all.features(), all.vendor()).map(|level| level.min(Level::V3))
+        }
+    }
+}
+
+/// Says which CPU guests get, and what of the machine's their user space sees beside it.
+fn announce_guest_cpu() {
+    let all = CpuidPolicy::for_pv(cpuid, &hardware(), false, &options().cpuid, &[]);
+    let name = guest_level(&all).map_or("all that this machine has", Level::name);
+    let policy = match guest_policy() {
+        Ok(policy) => policy,
+        Err(lacks) => {
+            log::error!(
+                "CPU of guests: {lacks}: domains without a policy of their own are refused"
+            );
+            return;
+        }
+    };
+    let host = system_features().host;
+    let faults = faulting::available();
+    let mut visible = String::new();
+    let mut unannounced = 0;
+    for &feature in FEATURES {
+        if !host.has(feature) || policy.has(feature) {
+            continue;
+        }
+        match overcast_core::cpuid::hiding(feature, faults) {
+            Hiding::Visible => {
+                visible.push(' ');
+                visible.push_str(&feature.name.to_ascii_lowercase());
+            }
+            Hiding::Unannounced => unannounced += 1,
+            Hiding::Enforced(_) => {}
+        }
+    }
+    printk!("CPU of guests: {name}");
+    if faults {
+        log::info!(
+            "CPUID faults in user space, which so sees the same; {unannounced} features would work unannounced"
+        );
+    } else if visible.is_empty() {
+        log::info!("CPUID does not fault; user space sees nothing more");
+    } else {
+        log::info!("CPUID does not fault: user space sees, beside that:{visible}");
+    }
 }
 
 /// The registers that CPUID gives on this CPU.
@@ -99,7 +164,7 @@ fn cpuid(leaf: u32, subleaf: u32) -> overcast_core::cpuid::Leaf {
 fn hardware() -> Hardware {
     Hardware {
         arch_capabilities: entry::rdmsr_safe(ARCH_CAPABILITIES),
-        cpuid_faulting: entry::rdmsr_safe(PLATFORM_INFO).unwrap_or(0) & (1 << 31) != 0,
+        cpuid_faulting: faulting::available(),
         spec_ctrl: false,
         lfence_dispatch: false,
         null_selector_clears_base: false,
@@ -107,14 +172,29 @@ fn hardware() -> Hardware {
     }
 }
 
-/// The features of the machine, and those for guests.
-pub fn system_features() -> SystemFeatures {
-    SystemFeatures::new(cpuid, &hardware(), &options().cpuid)
+/// The features of the machine, and those for guests. Each of the hundreds of CPUIDs that it
+/// takes to learn them may trap to the first layer.
+pub fn system_features() -> &'static SystemFeatures {
+    static FEATURES: Lazy<SystemFeatures> = Lazy::new(|| {
+        let mut features = SystemFeatures::new(cpuid, &hardware(), &options().cpuid);
+        if let Ok(policy) = guest_policy() {
+            features.pv_default = *policy.features();
+        }
+        features
+    });
+    &FEATURES
 }
 
 /// The CPU policies of the machine, and those for guests.
-pub fn system_policies() -> SystemPolicies {
-    SystemPolicies::new(cpuid, &hardware(), &options().cpuid)
+pub fn system_policies() -> &'static SystemPolicies {
+    static POLICIES: Lazy<SystemPolicies> = Lazy::new(|| {
+        let mut policies = SystemPolicies::new(cpuid, &hardware(), &options().cpuid);
+        if let Ok(policy) = guest_policy() {
+            policies.pv_default = policy;
+        }
+        policies
+    });
+    &POLICIES
 }
 
 /// Where the machine's CPUs have their threads, cores and sockets.
@@ -182,6 +262,7 @@ fn modules_may_stay() -> bool {
 /// Makes Dom0 from the boot modules. Whatever is wrong ends the boot with a message.
 pub fn create() -> Arc<Domain> {
     init_mm();
+    announce_guest_cpu();
     make()
 }
 
@@ -365,9 +446,9 @@ pub fn make() -> Arc<Domain> {
 /// it is told that there are none (Xen itself does so where it uses no ACPI). And
 /// it waits a second for a real-time clock that does not answer, so it is told not
 /// to look for it.
-fn command_line(module: &str, linux: bool) -> alloc::string::String {
+fn command_line(module: &str, linux: bool) -> String {
     let extra = start::boot_info().dom0_extra();
-    let mut line = alloc::string::String::from(module);
+    let mut line = String::from(module);
     let mut add = |word: &str| {
         if !line.is_empty() {
             line.push(' ');

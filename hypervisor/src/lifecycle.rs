@@ -28,6 +28,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use overcast_core::addr::Mfn;
+use overcast_core::cpuid::CpuidPolicy;
 use overcast_core::domctl::{CreateLimits, DomainIds, NewDomain};
 use overcast_core::error::{Error, Result};
 use overcast_core::event::EventChannels;
@@ -107,8 +108,12 @@ pub fn create(
         mm().domain(id).is_none() && domain::find(id).is_none()
     })?;
     let new = NewDomain::check(config, &limits())?;
+    let cpu_policy = dom0::guest_policy().map_err(|lacks| {
+        log::warn!("{id} is not made: {lacks}");
+        Error::NotSupported
+    })?;
     let memory = mm().create_domain(id, false, 0)?;
-    match assemble(&memory, &new) {
+    match assemble(&memory, &new, cpu_policy) {
         Ok(domain) => {
             // Until a control domain lets it run.
             domain.pause_by_controller()?;
@@ -157,7 +162,11 @@ impl Drop for Frames {
 
 /// Makes the domain around its memory. On an error nothing is left but pages that were
 /// shared with it, which the memory still lists.
-fn assemble(memory: &Arc<DomainMemory>, new: &NewDomain) -> Result<Arc<Domain>> {
+fn assemble(
+    memory: &Arc<DomainMemory>,
+    new: &NewDomain,
+    cpu_policy: CpuidPolicy,
+) -> Result<Arc<Domain>> {
     let id = memory.id();
     let frames = Frames::allocate(2)?;
     let [shared_info, spare_info] = frames.0[..] else {
@@ -181,7 +190,7 @@ fn assemble(memory: &Arc<DomainMemory>, new: &NewDomain) -> Result<Arc<Domain>> 
         grants,
         shared_info,
         spare_info,
-        cpu_policy: dom0::guest_policy(),
+        cpu_policy,
         max_vcpus: new.max_vcpus,
         relaxed_msrs: new.relaxed_msrs,
         emulation_flags: new.emulation_flags,
@@ -256,21 +265,18 @@ fn drop_tables(vcpu: &Vcpu, preempt: &dyn Preempt) -> Result<()> {
     Ok(())
 }
 
-/// Puts a vCPU of another domain back into the state that it was made in
+/// Puts a vCPU of another domain, which is paused, back into the state that it was made in
 /// (`XEN_DOMCTL_setvcpucontext` without a context). `Restart` when preempted.
 pub fn reset_vcpu(vcpu: &Vcpu, preempt: &dyn Preempt) -> Result<()> {
-    schedule::pause_vcpu(vcpu);
-    let result = drop_tables(vcpu, preempt);
-    if result.is_ok() {
-        vcpu.set_power(Power::Uninitialised);
-        vcpu.domain().events.poll_end(vcpu.id);
-        vcpu.polling.store(0, Ordering::SeqCst);
-        vcpu.blocked.store(false, Ordering::SeqCst);
-        vcpu.fpu.reset();
-        let _ = schedule::pin_override(vcpu, -1);
-    }
-    schedule::unpause_vcpu(vcpu);
-    result
+    // First of all: it does not run between two parts of this, with tables that are gone.
+    vcpu.set_power(Power::Uninitialised);
+    drop_tables(vcpu, preempt)?;
+    vcpu.domain().events.poll_end(vcpu.id);
+    vcpu.polling.store(0, Ordering::SeqCst);
+    vcpu.blocked.store(false, Ordering::SeqCst);
+    vcpu.fpu.reset();
+    let _ = schedule::pin_override(vcpu, -1);
+    Ok(())
 }
 
 /// Has the reaper look at the dead soon. In any context, with any lock held.

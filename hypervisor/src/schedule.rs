@@ -22,7 +22,7 @@ use xen_abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNST
 use crate::arch::entry::{self, Segment};
 use crate::arch::percpu::{self, PerCpu, SoftIrq};
 use crate::arch::registers::Registers;
-use crate::arch::{apic, cpu, debug, fpu, msr, paging, tlb};
+use crate::arch::{apic, cpu, debug, faulting, fpu, msr, paging, tlb};
 use crate::domain::{Domain, Share};
 use crate::pv::bounce::{self, Bounce};
 use crate::pv::{descriptors, emulate};
@@ -69,7 +69,9 @@ pub fn add_cpu(cpu: CpuId) {
 /// Makes a vCPU known to the scheduler; it sleeps until it is woken.
 pub fn add(vcpu: &Vcpu, affinity: CpuSet) -> Result<()> {
     softirq::reserve_timers()?;
-    let unit = SCHEDULER.add(VcpuRef(vcpu), DEFAULT_WEIGHT, affinity)?;
+    let unit = SCHEDULER
+        .add(VcpuRef(vcpu), DEFAULT_WEIGHT, affinity)
+        .inspect_err(|_| softirq::unreserve_timers())?;
     vcpu.unit.call_once(|| unit);
     Ok(())
 }
@@ -96,7 +98,10 @@ pub fn apply_share(vcpu: &Vcpu, share: Share) -> Result<()> {
         return Ok(());
     };
     SCHEDULER.set_weight(unit, share.weight, time::now())?;
-    SCHEDULER.set_cap(unit, share.cap.div_ceil(vcpu.domain().max_vcpus().max(1)));
+    let cap = share.cap.div_ceil(vcpu.domain().max_vcpus().max(1));
+    if let Some(cpu) = SCHEDULER.set_cap(unit, cap) {
+        raise_on(cpu, SoftIrq::Schedule);
+    }
     Ok(())
 }
 
@@ -199,44 +204,42 @@ pub fn wake_poller(vcpu: &Vcpu) {
     }
 }
 
-/// `SCHEDOP_pin_override`: binds the running vCPU to one CPU (EBUSY if it is
+/// Changes the CPUs that a vCPU may run on, whether it bound itself or not.
+fn change_affinity(unit: &Arc<Unit<VcpuRef>>, affinity: CpuSet) -> Result<()> {
+    if let Some(cpu) = SCHEDULER.set_affinity(unit, affinity, time::now())? {
+        raise_on(cpu, SoftIrq::Schedule);
+    }
+    Ok(())
+}
+
+/// `SCHEDOP_pin_override`: binds a vCPU to one CPU (EBUSY if it is
 /// bound so already, EINVAL for no such CPU); a negative number lets it go (EINVAL
 /// if it was not bound).
 pub fn pin_override(vcpu: &Vcpu, cpu: i32) -> Result<()> {
     let mut bound = vcpu.pin_override.lock();
     let unit = unit(vcpu).ok_or(Error::Invalid)?;
     if cpu < 0 {
-        let affinity = bound.take().ok_or(Error::Invalid)?;
-        SCHEDULER.set_affinity(unit, affinity, time::now())?;
+        change_affinity(unit, bound.take().ok_or(Error::Invalid)?)
     } else {
         if bound.is_some() {
             return Err(Error::Busy);
         }
-        let cpu = CpuId(cpu as u32);
-        if percpu::get(cpu).is_none() {
-            return Err(Error::Invalid);
-        }
         let before = unit.affinity();
-        SCHEDULER.set_affinity(unit, CpuSet::one(cpu), time::now())?;
+        change_affinity(unit, CpuSet::one(CpuId(cpu as u32)))?;
         *bound = Some(before);
+        Ok(())
     }
-    percpu::this().raise(SoftIrq::Schedule);
-    Ok(())
 }
 
-/// Changes the CPUs that a vCPU may run on. EINVAL if none of them is there. While
-/// the vCPU has bound itself to one ([`pin_override`]), the change waits for the end of that.
+/// Changes the CPUs that a vCPU may run on. EINVAL if none of them is there, EBUSY while
+/// the vCPU has bound itself to one ([`pin_override`]).
 pub fn set_affinity(vcpu: &Vcpu, affinity: CpuSet) -> Result<()> {
     let unit = unit(vcpu).ok_or(Error::Invalid)?;
-    let mut bound = vcpu.pin_override.lock();
-    if let Some(before) = bound.as_mut() {
-        *before = affinity;
-        return Ok(());
+    let bound = vcpu.pin_override.lock();
+    if bound.is_some() {
+        return Err(Error::Busy);
     }
-    if let Some(cpu) = SCHEDULER.set_affinity(unit, affinity, time::now())? {
-        raise_on(cpu, SoftIrq::Schedule);
-    }
-    Ok(())
+    change_affinity(unit, affinity)
 }
 
 /// The CPUs that a vCPU may run on; while it has bound itself to one, those before.
@@ -384,7 +387,7 @@ fn switch(this: &PerCpu, previous: Option<&Vcpu>, next: Option<&Vcpu>, regs: &mu
     // vCPU's CPU is seen to be NOWHERE.
     if let Some(vcpu) = next {
         vcpu.running_on.store(this.cpu.0, Ordering::SeqCst);
-        load(this, vcpu, regs);
+        load(vcpu, regs);
     }
     if let Some(vcpu) = previous {
         vcpu.running_on.store(Vcpu::NOWHERE, Ordering::SeqCst);
@@ -420,7 +423,7 @@ fn save(vcpu: &Vcpu, regs: &Registers) {
 const SEGMENTS: [Segment; 4] = [Segment::Ds, Segment::Es, Segment::Fs, Segment::Gs];
 
 /// Loads the state of the vCPU that is to run.
-fn load(this: &PerCpu, vcpu: &Vcpu, regs: &mut Registers) {
+fn load(vcpu: &Vcpu, regs: &mut Registers) {
     // SAFETY: the scheduler gave the vCPU to this CPU alone.
     *regs = unsafe { *vcpu.saved_registers() };
     // SAFETY: only bits that guests may choose differ from the CPU's own setting.
@@ -448,7 +451,6 @@ fn load(this: &PerCpu, vcpu: &Vcpu, regs: &mut Registers) {
     debug::load(vcpu);
     fpu::clear_ts();
     vcpu.fpu.load();
-    this.fpu_owner.set(vcpu);
     if vcpu.cr0.get() & CR0_TS != 0 {
         fpu::set_ts();
     }
@@ -462,17 +464,19 @@ fn load(this: &PerCpu, vcpu: &Vcpu, regs: &mut Registers) {
 /// Loads the MSRs that vCPUs have of their own.
 fn load_msrs(vcpu: &Vcpu) {
     const TSC_AUX: u32 = 0xc000_0103;
-    const MISC_FEATURES_ENABLES: u32 = 0x140;
     let msrs = vcpu.msrs.get();
     let features = cpu::features();
     if features.rdtscp {
         // SAFETY: the register is the guest's.
         unsafe { msr::write(TSC_AUX, msrs.tsc_aux.into()) };
     }
-    if vcpu.domain().cpu_policy().cpuid_faulting() {
-        // SAFETY: the register's one bit concerns ring 3 only.
-        let _ = unsafe { entry::wrmsr_safe(MISC_FEATURES_ENABLES, msrs.misc_features_enables & 1) };
-    }
+    // Where it can be, user space's CPUID is answered by the domain's policy.
+    let domain = vcpu.domain();
+    faulting::set(
+        !domain.privileged
+            || start::options().dom0_cpuid_faulting
+            || msrs.misc_features_enables & 1 != 0,
+    );
 }
 
 /// A selector of the vCPU could not be loaded: its failsafe callback gets to know

@@ -12,7 +12,7 @@ use spin::{Lazy, Mutex};
 use xen_abi::sched::SHUTDOWN_WATCHDOG;
 use xen_abi::xen::{VIRQ_CON_RING, VIRQ_TIMER};
 
-use crate::arch::percpu::{self, SoftIrq};
+use crate::arch::percpu::{self, PerCpu, SoftIrq};
 use crate::arch::registers::Registers;
 use crate::arch::{apic, console};
 use crate::domain::{self, Domain};
@@ -238,35 +238,42 @@ pub fn cancel_io_timer(number: u16, place: &AtomicU32) {
     cancel(io_token(number), place);
 }
 
-/// Makes room for the timer of one more task, on whichever CPU it may run.
-pub fn reserve_io_timer() -> Result<()> {
-    for cpu in percpu::all() {
-        QUEUES[cpu.cpu.0 as usize].lock().reserve(1)?;
+/// Makes room for more timers, on whichever CPU they may be set; for none on an error.
+fn reserve(timers: usize) -> Result<()> {
+    for (done, cpu) in percpu::all().enumerate() {
+        if let Err(error) = QUEUES[cpu.cpu.0 as usize].lock().reserve(timers) {
+            unreserve(percpu::all().take(done), timers);
+            return Err(error);
+        }
     }
     Ok(())
+}
+
+fn unreserve(cpus: impl Iterator<Item = &'static PerCpu>, timers: usize) {
+    for cpu in cpus {
+        QUEUES[cpu.cpu.0 as usize].lock().unreserve(timers);
+    }
+}
+
+/// Makes room for the timer of one more task.
+pub fn reserve_io_timer() -> Result<()> {
+    reserve(1)
 }
 
 /// Takes back [`reserve_io_timer`].
 pub fn unreserve_io_timer() {
-    for cpu in percpu::all() {
-        QUEUES[cpu.cpu.0 as usize].lock().unreserve(1);
-    }
+    unreserve(percpu::all(), 1);
 }
 
-/// Makes room for the timers of one more vCPU, on whichever CPU it may run. Half
-/// of its domain's watchdogs count as its own.
+/// Makes room for the timers of one more vCPU. Half of its domain's watchdogs count as
+/// its own.
 pub fn reserve_timers() -> Result<()> {
-    for cpu in percpu::all() {
-        QUEUES[cpu.cpu.0 as usize].lock().reserve(TIMERS_OF_VCPU)?;
-    }
-    Ok(())
+    reserve(TIMERS_OF_VCPU)
 }
 
 /// Takes back [`reserve_timers`].
 pub fn unreserve_timers() {
-    for cpu in percpu::all() {
-        QUEUES[cpu.cpu.0 as usize].lock().unreserve(TIMERS_OF_VCPU);
-    }
+    unreserve(percpu::all(), TIMERS_OF_VCPU);
 }
 
 /// Stops all timers of a vCPU that does not run any more.

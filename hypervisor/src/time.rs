@@ -97,21 +97,26 @@ pub fn change_runstate(vcpu: &Vcpu, state: u32) {
     runstate.state = state;
 }
 
-/// The runstate of a vCPU, with the present state's time up to now.
-pub fn runstate_info(vcpu: &Vcpu) -> VcpuRunstateInfo {
+/// The runstate of a vCPU, with the times as of the last change.
+fn runstate_record(vcpu: &Vcpu) -> VcpuRunstateInfo {
     let Runstate {
         state,
         entered,
         time,
     } = *vcpu.runstate.lock();
-    let mut info = VcpuRunstateInfo {
+    VcpuRunstateInfo {
         state: state as i32,
         _pad0: [0; 4],
         state_entry_time: entered,
         time,
-    };
-    let index = state as usize & 3;
-    info.time[index] = info.time[index].wrapping_add(now().saturating_sub(entered));
+    }
+}
+
+/// The runstate of a vCPU, with the present state's time up to now.
+pub fn runstate_info(vcpu: &Vcpu) -> VcpuRunstateInfo {
+    let mut info = runstate_record(vcpu);
+    let time = &mut info.time[info.state as usize & 3];
+    *time = time.wrapping_add(now().saturating_sub(info.state_entry_time));
     info
 }
 
@@ -126,17 +131,7 @@ pub fn write_runstate(vcpu: &Vcpu) {
         return;
     }
     let at = GuestVirtual(area);
-    let Runstate {
-        state,
-        entered,
-        time,
-    } = *vcpu.runstate.lock();
-    let mut info = VcpuRunstateInfo {
-        state: state as i32,
-        _pad0: [0; 4],
-        state_entry_time: entered,
-        time,
-    };
+    let mut info = runstate_record(vcpu);
     let flagged = vcpu.domain().has_assist(VMASST_TYPE_RUNSTATE_UPDATE_FLAG);
     let entry_time = GuestVirtual(area.wrapping_add(8));
     let written = (|| {

@@ -90,6 +90,7 @@ pub fn all() -> Vec<Case> {
     ];
     cases.push(case("oracle-xenstore", oracle::compare_xenstore));
     cases.extend(crate::devices::cases());
+    cases.extend(crate::xl::cases());
     for &group in oracle::GROUPS {
         cases.push(case(&format!("oracle-{group}"), move |n| {
             oracle::compare(n, group)

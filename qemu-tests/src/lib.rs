@@ -34,3 +34,4 @@ pub mod oracle;
 pub mod runner;
 pub mod session;
 pub mod soak;
+pub mod xl;

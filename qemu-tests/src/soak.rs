@@ -90,7 +90,12 @@ pub fn debian(name: &str, system: System, cpu: &str, cpus: u32) -> Result<(), St
         _ => return Err(session.failure(&format!("the compiler's results differ: {sums}"))),
     };
     for stressor in STRESSORS {
-        let stressor = stressor.replacen('N', &cpus.to_string(), 1);
+        let mut stressor = stressor.replacen('N', &cpus.to_string(), 1);
+        if cpu == "Skylake-Server" {
+            // Programs that choose AVX-512 by the number of the model die on QEMU's, which
+            // has the number and not the feature; on bare Linux as well.
+            stressor = stressor.replace("cpu-method all", "cpu-method queens");
+        }
         stress(&mut session, &format!("--timeout 5 --{stressor}"))?;
     }
     stress(&mut session, &format!("--timeout 40 {TOGETHER}"))?;

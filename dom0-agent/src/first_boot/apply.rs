@@ -76,10 +76,7 @@ fn set_host_name(root: &Path, name: &str, running: bool) -> io::Result<()> {
     hosts.push_str(&format!("127.0.1.1 {name}\n"));
     fs::write(path, hosts)?;
     if running {
-        // SAFETY: a pointer to that many bytes, which are only read.
-        if unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        fs::write("/proc/sys/kernel/hostname", name)?;
     }
     Ok(())
 }

@@ -22,12 +22,14 @@ use xen_abi::cpuid::{
 
 use crate::cmdline::FeatureChoice;
 
+mod baseline;
 mod featureset;
 mod serialise;
 #[cfg(test)]
 mod tests;
 mod update;
 
+pub use baseline::{Baseline, Hiding, Identity, Lacks, Level, OR_FEATURES, Register, hiding};
 pub use featureset::{COMMON_1D, FeatureSet, KNOWN, PV_DEFAULT, PV_MAX, by_name};
 pub use serialise::{MAX_LEAVES, MAX_MSRS, SystemPolicies};
 pub use update::PolicyError;

@@ -430,11 +430,11 @@ pub fn alloc_table_frame() -> Result<Mfn> {
         .ok_or(Error::NoMemory)
 }
 
-/// The frame heap. Panics before [`init`]: the order of the boot decides that, no input.
+/// The frame heap, once [`init`] made it: the order of the boot decides that, no input.
 pub fn heap() -> &'static FrameHeap<'static> {
     match HEAP.get() {
         Some(heap) => heap,
-        None => panic!("frame heap used before it exists"),
+        None => crate::arch::panic::bug("frame heap used before it exists"),
     }
 }
 

@@ -3,10 +3,12 @@
 pub mod acpi;
 pub mod apic;
 pub mod console;
+mod copy;
 pub mod cpu;
 pub mod debug;
 pub mod descriptors;
 pub mod entry;
+pub mod faulting;
 pub mod fpu;
 pub mod heap;
 pub mod mce;

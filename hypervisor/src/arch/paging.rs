@@ -129,12 +129,12 @@ pub fn idle_l4() -> Mfn {
     Mfn(IDLE_L4.load(Ordering::Acquire))
 }
 
-/// The hypervisor's sixteen L4 entries, slot 256 first, for a guest's L4.
+/// One of the hypervisor's entries of level-4 tables, the first being that of slot 256.
 pub fn hypervisor_slot(index: usize) -> u64 {
     table(idle_l4())[FIRST_SLOT + index].load(Ordering::Acquire)
 }
 
-/// All the hypervisor's entries of level-4 tables.
+/// The hypervisor's sixteen entries of level-4 tables, slot 256 first.
 pub fn hypervisor_slots() -> [u64; SLOTS] {
     let l4 = table(idle_l4());
     core::array::from_fn(|i| l4[FIRST_SLOT + i].load(Ordering::Acquire))

@@ -108,8 +108,6 @@ pub struct PerCpu {
     pub softirqs: AtomicU32,
     /// The vCPU that runs here; null before the first.
     pub current: Cell<*const Vcpu>,
-    /// The vCPU whose FPU registers are loaded here; null if none.
-    pub fpu_owner: Cell<*const Vcpu>,
     /// System time at which the current vCPU's slice ends, ns; `u64::MAX` if never.
     pub run_until: Cell<u64>,
     /// For how long it was idle, up to the last time that it became busy, ns.
@@ -137,7 +135,6 @@ impl PerCpu {
             apic_id,
             softirqs: AtomicU32::new(0),
             current: Cell::new(ptr::null()),
-            fpu_owner: Cell::new(ptr::null()),
             run_until: Cell::new(u64::MAX),
             idle_time: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),

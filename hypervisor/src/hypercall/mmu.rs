@@ -9,6 +9,7 @@ use overcast_core::ids::{CpuSet, DomainId};
 use overcast_core::machine::{Preempt, Tlb};
 use overcast_core::mm::{FlushRequest, FlushScope, FlushWhat, MmuCaller, VcpuMachine};
 use xen_abi::xen::{GuestHandle, MMUEXT_NEW_BASEPTR, MMUEXT_PIN_L4_TABLE, MmuUpdate, MmuextOp};
+use zerocopy::FromBytes;
 
 use super::{Call, PreemptByEvents};
 use crate::arch::{percpu, smp, tlb};
@@ -19,7 +20,7 @@ use crate::vcpu::Vcpu;
 
 /// Bit of the count that says that the call is being continued.
 const PREEMPTED: u32 = 1 << 31;
-/// Operations between two looks at whether to stop.
+/// Updates between two looks at whether to stop.
 const BATCH: usize = 32;
 
 /// The CPUs of the vCPUs whose bits are set in the bitmap at a guest address.
@@ -141,36 +142,80 @@ fn write_done(done: GuestHandle, count: u32) {
     }
 }
 
-/// Finishes what earlier operations of the vCPU left over: page tables that were
-/// given up are to be ordinary pages by the time the guest goes on.
-fn finish(vcpu: &Vcpu, preempt: &dyn Preempt) -> Result<()> {
-    mm().finish_deferred(&mut vcpu.tables.lock().deferred, preempt)
-}
-
-/// The result of a continued call of which no operations are left: Xen puts it
-/// into the last argument, for itself.
-fn finished(call: &Call<'_>) -> Option<i64> {
-    (call.args[1] as u32 == PREEMPTED && call.handle(0).is_null())
-        .then_some(i64::from(call.args[3] as i32))
-}
-
-/// How many are to be done, and how many were done before, when the call is continued.
-fn begin(call: &Call<'_>) -> (u32, u32) {
-    let count = call.args[1] as u32;
-    if count & PREEMPTED == 0 {
-        return (count, 0);
-    }
-    // As on Xen, what cannot be read is passed over in silence.
-    let before = guest::read_item(call.handle(2), 0).unwrap_or(0);
-    (count & !PREEMPTED, before)
-}
-
 /// Leaves `count` operations from `index` on for the next time.
 fn go_on<T>(call: &mut Call<'_>, count: u32, index: u32, before: u32) -> Result<i64> {
     call.args[0] = guest::item::<T>(call.handle(0), index.into())?.0;
     call.args[1] = u64::from((count - index) | PREEMPTED);
     write_done(call.handle(2), before.wrapping_add(index));
     Err(Error::Restart)
+}
+
+/// Makes a call with an array of operations, its length, and where to say how many were
+/// done. `start` looks at the rest of the arguments; what it gives is for `act`, which
+/// carries out operations and raises the number of those that succeeded. Of the array, `N`
+/// operations are read at a time, and between these it may be left for later.
+fn perform<T: FromBytes, const N: usize, S>(
+    call: &mut Call<'_>,
+    start: impl FnOnce(&Call<'_>) -> Result<S>,
+    act: impl Fn(&S, &mut MmuCaller<'_>, &[T], &mut u32) -> Result<()>,
+) -> Result<i64> {
+    let (vcpu, domain) = (call.vcpu, call.domain);
+    let preempt = PreemptByEvents(vcpu);
+    // What earlier operations of the vCPU left over is finished: page tables that were
+    // given up are to be ordinary pages by the time the guest goes on.
+    let finish = || mm().finish_deferred(&mut vcpu.tables.lock().deferred, &preempt);
+    let (mut count, mut before) = (call.args[1] as u32, 0);
+    if count == PREEMPTED && call.handle(0).is_null() {
+        // Continued, with no operations left: Xen puts the result into the last
+        // argument, for itself.
+        finish()?;
+        return Ok(i64::from(call.args[3] as i32));
+    }
+    if count & PREEMPTED != 0 {
+        count &= !PREEMPTED;
+        // As on Xen, what cannot be read is passed over in silence.
+        before = guest::read_item(call.handle(2), 0).unwrap_or(0);
+    }
+    if !guest::array_ok::<T>(call.handle(0), count.into()) {
+        return Err(Error::Fault);
+    }
+    let state = start(call)?;
+    let mut result = Ok(());
+    let mut index = 0;
+    let mut batch = [const { MaybeUninit::uninit() }; N];
+    // Whether work may have been left over.
+    let mut unfinished = true;
+    while index < count {
+        if index != 0 && call.preempt() {
+            return go_on::<T>(call, count, index, before);
+        }
+        let wanted = N.min((count - index) as usize);
+        let operations = guest::read_prefix(call.handle(0), index.into(), &mut batch[..wanted]);
+        if operations.is_empty() {
+            result = Err(Error::Fault);
+            break;
+        }
+        let mut tables = vcpu.tables.lock();
+        let mut caller = MmuCaller {
+            domain: &domain.mm,
+            tables: &mut tables,
+            preempt: &preempt,
+        };
+        result = act(&state, &mut caller, operations, &mut index);
+        match result {
+            Ok(()) => unfinished = tables.deferred.is_some(),
+            Err(Error::Restart) => {
+                drop(tables);
+                return go_on::<T>(call, count, index, before);
+            }
+            Err(_) => break,
+        }
+    }
+    if result.is_ok() && unfinished && finish().is_err() {
+        return go_on::<T>(call, count, index, before);
+    }
+    write_done(call.handle(2), before.wrapping_add(index));
+    result.map(|()| 0)
 }
 
 /// `HYPERVISOR_mmu_update(request, 1, NULL, DOMID_SELF)` where the request is a common
@@ -188,111 +233,46 @@ pub fn update_one(vcpu: &Vcpu, at: GuestVirtual) -> Option<Result<i64>> {
 /// `HYPERVISOR_mmu_update(requests, count, done, domain)`: 0 when all were done,
 /// the error of the first that failed else; `done` gets how many succeeded.
 pub fn mmu_update(call: &mut Call<'_>) -> Result<i64> {
-    let vcpu = call.vcpu;
-    let preempt = PreemptByEvents(vcpu);
-    if let Some(result) = finished(call) {
-        finish(vcpu, &preempt)?;
-        return Ok(result);
-    }
-    let (count, before) = begin(call);
-    if !guest::array_ok::<MmuUpdate>(call.handle(0), count.into()) {
-        return Err(Error::Fault);
-    }
-    let own = &*call.domain.mm;
-    let (other, pg_owner) = mm().mmu_update_targets(own, call.args[3] as u32)?;
-    if let Some(other) = &other
-        && other.id() != call.domain.id
-        && crate::domain::find(other.id()).is_none_or(|other| other.vcpus().next().is_none())
-    {
-        return Err(Error::Invalid);
-    }
-    let table_owner = other.as_deref().unwrap_or(own);
-    let mut result = Ok(());
-    let mut index = 0;
-    let mut batch = [const { MaybeUninit::uninit() }; BATCH];
-    // Whether work may have been left over.
-    let mut unfinished = true;
-    while index < count {
-        if index != 0 && call.preempt() {
-            return go_on::<MmuUpdate>(call, count, index, before);
-        }
-        // Requests are taken over many at a time, as long as they can be read.
-        let wanted = batch.len().min((count - index) as usize);
-        let requests = guest::read_prefix(call.handle(0), index.into(), &mut batch[..wanted]);
-        if requests.is_empty() {
-            result = Err(Error::Fault);
-            break;
-        }
-        let mut tables = vcpu.tables.lock();
-        let mut caller = MmuCaller {
-            domain: own,
-            tables: &mut tables,
-            preempt: &preempt,
-        };
-        result = mm().mmu_updates(&mut caller, table_owner, pg_owner, requests, &mut index);
-        match result {
-            Ok(()) => unfinished = tables.deferred.is_some(),
-            Err(Error::Restart) => {
-                drop(tables);
-                return go_on::<MmuUpdate>(call, count, index, before);
+    perform::<MmuUpdate, BATCH, _>(
+        call,
+        |call| {
+            let own = &call.domain.mm;
+            let (other, pg_owner) = mm().mmu_update_targets(own, call.args[3] as u32)?;
+            if let Some(other) = &other
+                && other.id() != call.domain.id
+                && crate::domain::find(other.id())
+                    .is_none_or(|other| other.vcpus().next().is_none())
+            {
+                return Err(Error::Invalid);
             }
-            Err(_) => break,
-        }
-    }
-    if result.is_ok() && unfinished && finish(vcpu, &preempt).is_err() {
-        return go_on::<MmuUpdate>(call, count, index, before);
-    }
-    write_done(call.handle(2), before.wrapping_add(index));
-    result.map(|()| 0)
+            Ok((other, pg_owner))
+        },
+        |(other, pg_owner), caller, requests, done| {
+            let table_owner = other.as_deref().unwrap_or(caller.domain);
+            mm().mmu_updates(caller, table_owner, *pg_owner, requests, done)
+        },
+    )
 }
 
-/// `HYPERVISOR_mmuext_op(ops, count, done, domain)`: like `mmu_update`.
+/// `HYPERVISOR_mmuext_op(ops, count, done, domain)`: like `mmu_update`. An operation may
+/// change what is at the address of the next, so that is read when its turn comes.
 pub fn mmuext_op(call: &mut Call<'_>) -> Result<i64> {
     let vcpu = call.vcpu;
-    let preempt = PreemptByEvents(vcpu);
-    if let Some(result) = finished(call) {
-        finish(vcpu, &preempt)?;
-        return Ok(result);
-    }
-    let (count, before) = begin(call);
-    if !guest::array_ok::<MmuextOp>(call.handle(0), count.into()) {
-        return Err(Error::Fault);
-    }
-    let owner = mm().page_owner(&call.domain.mm, DomainId(call.args[3] as u16))?;
-    mm().may_target(&call.domain.mm, owner.id)?;
-    let mut result = Ok(());
-    let mut index = 0;
-    while index < count {
-        if index != 0 && call.preempt() {
-            return go_on::<MmuextOp>(call, count, index, before);
-        }
-        let op: MmuextOp = match guest::read_item(call.handle(0), index.into()) {
-            Ok(op) => op,
-            Err(error) => {
-                result = Err(error);
-                break;
+    perform::<MmuextOp, 1, _>(
+        call,
+        |call| {
+            let owner = mm().page_owner(&call.domain.mm, DomainId(call.args[3] as u16))?;
+            mm().may_target(&call.domain.mm, owner.id)?;
+            Ok(owner)
+        },
+        |owner, caller, operations, done| {
+            for &op in operations {
+                mm().mmuext_op(caller, &mut Running(vcpu), *owner, op)?;
+                *done = done.saturating_add(1);
             }
-        };
-        let mut tables = vcpu.tables.lock();
-        let mut caller = MmuCaller {
-            domain: &call.domain.mm,
-            tables: &mut tables,
-            preempt: &preempt,
-        };
-        result = mm().mmuext_op(&mut caller, &mut Running(vcpu), owner, op);
-        drop(tables);
-        match result {
-            Ok(()) => {}
-            Err(Error::Restart) => return go_on::<MmuextOp>(call, count, index, before),
-            Err(_) => break,
-        }
-        index += 1;
-    }
-    if result.is_ok() && finish(vcpu, &preempt).is_err() {
-        return go_on::<MmuextOp>(call, count, index, before);
-    }
-    write_done(call.handle(2), before.wrapping_add(index));
-    result.map(|()| 0)
+            Ok(())
+        },
+    )
 }
 
 /// Maps `value` at a linear address and flushes as `flags` ask.

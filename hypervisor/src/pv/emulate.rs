@@ -485,6 +485,7 @@ fn perform(
             vcpu.fpu.set_xcr0(value);
             Outcome::Done(0)
         }
+        Privileged::Cpuid { .. } if cpuid_faults(vcpu) => GP,
         Privileged::Cpuid { .. } => {
             cpuid(vcpu, regs, false);
             *state = to_decoder(regs);

@@ -5,7 +5,7 @@
 //! endian, whatever the compression (gzip has that in its own format), so one
 //! buffer of the right size can be had before anything is unpacked.
 
-use super::{BuildError, unxz};
+use super::BuildError;
 use alloc::boxed::Box;
 
 /// The largest uncompressed kernel that is accepted, in bytes.
@@ -180,11 +180,10 @@ impl<'a> KernelImage<'a> {
         let damaged = BuildError::Damaged(self.compression);
         let written = match self.compression {
             Compression::Gzip => gunzip(self.payload, out),
-            Compression::Xz => unxz::unxz(self.payload, out).or_else(|| {
-                let limit = memory_limit(needed);
-                let reader = lzma_rust2::XzReader::new_mem_limit(self.payload, false, limit);
-                read_all(reader, out)
-            }),
+            Compression::Xz => read_all(
+                lzma_rust2::XzReader::new_mem_limit(self.payload, false, memory_limit(needed)),
+                out,
+            ),
             Compression::Lzma => {
                 lzma_rust2::LzmaReader::new_mem_limit(self.payload, memory_limit(needed), None)
                     .ok()

@@ -34,6 +34,5 @@ pub mod notes;
 pub mod populate;
 #[cfg(test)]
 mod tests;
-mod unxz;
 
 pub use error::BuildError;

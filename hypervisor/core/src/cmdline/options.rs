@@ -8,6 +8,7 @@ use super::values::{
     parse_size, parse_threshold, set, set_bool, value_of,
 };
 use super::{Argument, Expected, OptionSpec};
+use crate::cpuid::{Baseline, Identity, Level};
 use crate::vdisk;
 
 /// Where messages go and keys come from.
@@ -170,6 +171,10 @@ pub struct Options {
     pub guest_loglvl: LogThreshold,
     pub dom0_mem: Dom0Memory,
     pub dom0_max_vcpus: (u32, u32),
+    /// What CPU domains without a policy of their own are shown.
+    pub cpu_baseline: Baseline,
+    /// Whose model and name that CPU has.
+    pub cpu_identity: Identity,
     /// Dom0 alone is started again after its end, if other domains live.
     pub dom0_restart: bool,
     pub dom0_vcpus_pin: bool,
@@ -247,6 +252,8 @@ impl Default for Options {
             },
             dom0_mem: Dom0Memory::default(),
             dom0_max_vcpus: (1, u32::MAX),
+            cpu_baseline: Baseline::Auto,
+            cpu_identity: Identity::Level,
             dom0_restart: true,
             dom0_vcpus_pin: false,
             dom0_verbose: false,
@@ -590,6 +597,18 @@ table! {
             o.conswitch_to_dom0 = value.get(1) != Some(&b'x');
             Ok(())
         };
+    "cpu-baseline", "auto | host | x86-64-v1 | x86-64-v2 | x86-64-v3 | x86-64-v4", "auto", "Which CPU guests see (Dom0, which does not migrate, sees the machine's): a level of the x86-64 psABI, the same on every machine, or all that the machine has. auto: the highest level up to v3 that the machine can give.",
+        |o, a| set(&mut o.cpu_baseline, a, "auto | host | x86-64-v1 | x86-64-v2 | x86-64-v3 | x86-64-v4", |v| Some(match v {
+            "auto" => Baseline::Auto,
+            "host" => Baseline::Host,
+            name => Baseline::Level(Level::by_name(name)?),
+        }));
+    "cpu-identity", "level | machine", "level", "Whose model number and name the CPU has that guests see at a level of the psABI.",
+        |o, a| set(&mut o.cpu_identity, a, "level | machine", |v| Some(match v {
+            "level" => Identity::Level,
+            "machine" => Identity::Machine,
+            _ => return None,
+        }));
     "cpuid", "a list of feature names", "none", "no-<feature> hides a feature of the CPU from the hypervisor and all guests.",
         |o, a| features(&mut o.cpuid, a);
     "dom0", "a list of pv, verbose=<bool>, cpuid-faulting=<bool>, msr-relaxed=<bool>", "pv,cpuid-faulting", "How Dom0 is built.", dom0;

@@ -164,8 +164,9 @@ impl CpuidPolicy {
             features.set(f::XSAVE, false);
         }
         let mut features = features.sanitised();
-        for feature in [f::FDP_EXCP_ONLY, f::NO_FPU_SEL] {
-            // Of the FPU, and so in the policy that the domain got at first.
+        for feature in [f::FDP_EXCP_ONLY, f::NO_FPU_SEL, f::HTT, f::CMP_LEGACY] {
+            // Of the FPU, and of a topology that PV guests have not: as in the policy that the
+            // domain got at first. (libxc gives every guest the machine's HTT.)
             features.set(feature, before.has(feature));
         }
         self.features = features;

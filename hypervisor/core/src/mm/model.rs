@@ -55,7 +55,7 @@ const SLOT_VALUE: u64 = 0xabc_0000_0000_0021;
 
 /// The clock, and the last flush, of a machine of one CPU.
 #[derive(Default)]
-struct ModelTlb {
+pub(super) struct ModelTlb {
     clock: u64,
     last_flush: u64,
 }
@@ -66,7 +66,7 @@ pub struct ModelHost {
     infos: Vec<FrameInfo>,
     m2p: Vec<AtomicU64>,
     free: Mutex<BTreeMap<u64, u64>>,
-    tlb: Mutex<ModelTlb>,
+    pub(super) tlb: Mutex<ModelTlb>,
 }
 
 impl Memory for ModelHost {

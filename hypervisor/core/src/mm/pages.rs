@@ -173,29 +173,32 @@ impl<H: MmHost> Mm<H> {
             self.host.make_coherent(mfn);
         }
         let owner = count.owner().and_then(|id| self.domain(id));
-        let mut of_the_dead = false;
-        if let Some(domain) = &owner {
-            let list = if count.is_hypervisor() {
-                PageList::Shared
-            } else {
-                PageList::Pages
-            };
-            of_the_dead = domain.unlink(self.frames(), mfn, list);
-            if of_the_dead
-                && !count.is_hypervisor()
-                && let Some(frame) = self.host.frame(mfn)
-            {
+        let forget = || {
+            info.page_type.store(0, Ordering::Release);
+            let stamp = self.host.clock();
+            info.set_stamp(stamp);
+            self.m2p().clear(mfn);
+            info.count.store(CountWord::RAM, Ordering::Release);
+            stamp
+        };
+        let unlink = |list| {
+            owner
+                .as_ref()
+                .is_some_and(|domain| domain.unlink(self.frames(), mfn, list))
+        };
+        let of_the_dead;
+        if count.is_hypervisor() {
+            // It goes when the hypervisor needs it no more: with a dead domain, as soon
+            // as that has no pages. So this comes last.
+            forget();
+            of_the_dead = unlink(PageList::Shared);
+        } else {
+            of_the_dead = unlink(PageList::Pages);
+            if of_the_dead && let Some(frame) = self.host.frame(mfn) {
                 // The living clear what they give away; for the dead we do it.
                 frame.zero();
             }
-        }
-        info.page_type.store(0, Ordering::Release);
-        let stamp = self.host.clock();
-        info.set_stamp(stamp);
-        self.m2p().clear(mfn);
-        info.count.store(CountWord::RAM, Ordering::Release);
-        // A frame of the hypervisor's own goes when the hypervisor needs it no more.
-        if !count.is_hypervisor() {
+            let stamp = forget();
             self.host.free_frames(mfn, 0, stamp);
         }
         if of_the_dead

@@ -6,6 +6,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 use xen_abi::xen::*;
 
+use super::frames::CountWord;
 use super::model::{KINDS, ModelHost, NullMachine, World, run};
 use super::*;
 use crate::addr::GuestVirtual;
@@ -633,6 +634,34 @@ fn pages_of_the_hypervisors_stay_what_they_are() {
     let stamp = rig.world.mm.unshare_page(&domain, page).unwrap();
     rig.world.mm.host.free_frames(page, 0, stamp);
     rig.done();
+}
+
+/// The last page of a dead domain's is one of the hypervisor's, which is freed as soon as
+/// the domain has no pages: by then nobody may be at it any more.
+#[test]
+fn a_shared_page_is_forgotten_before_its_domain_has_no_pages() {
+    let rig = Rig::new();
+    let mm = &rig.world.mm;
+    let domain = mm.create_domain(DomainId(7), false, 0).unwrap();
+    let (mfn, _) = mm.host.allocate_frames(0).unwrap();
+    mm.share_page(&domain, mfn, true).unwrap();
+    let mapped = mm.get_page(mfn, domain.id()).unwrap();
+    domain.set_dying();
+    mm.relinquish(&domain, &Never).unwrap();
+    assert!(!domain.has_no_pages());
+    let info = mm.frames().ram(mfn).unwrap();
+    std::thread::scope(|scope| {
+        let clock = mm.host.tlb.lock();
+        scope.spawn(|| drop(mapped));
+        // It stops where it asks for the time, in the midst of its work.
+        while info.type_word().0 != 0 {
+            std::thread::yield_now();
+        }
+        assert!(!domain.has_no_pages() || info.count_word().0 == CountWord::RAM);
+        drop(clock);
+    });
+    assert!(domain.has_no_pages());
+    assert_eq!(info.count_word().0, CountWord::RAM);
 }
 
 #[test]

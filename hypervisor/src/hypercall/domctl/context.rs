@@ -46,6 +46,8 @@ pub fn set(target: &Target<'_, '_>, u: &ctl::Arguments) -> Result<()> {
         return Err(Error::Invalid);
     }
     if args.ctxt.is_null() {
+        let _paused = Paused::new(target.domain);
+        let _life = target.domain.life.lock();
         return lifecycle::reset_vcpu(vcpu, &preempt);
     }
     let mut context = Box::<VcpuGuestContext>::new(VcpuGuestContext::new_zeroed());
@@ -199,11 +201,11 @@ pub fn get_xstate(target: &mut Target<'_, '_>, u: &mut ctl::Arguments) -> Result
     let mut args: DomctlVcpuextstate = ctl::get(u)?;
     target.has_answer = true;
     let vcpu = target.other_vcpu(args.vcpu, Error::NoDomain)?;
-    let system = dom0::system_policies().pv_max;
+    let system = &dom0::system_policies().pv_max;
     let all = components();
     if (args.size == 0 && args.xfeature_mask == 0) || args.buffer.is_null() {
         args.xfeature_mask = all;
-        args.size = SavedState::size(&system, all) as u64;
+        args.size = SavedState::size(system, all) as u64;
         ctl::put(u, &args);
         return Ok(());
     }
@@ -211,7 +213,7 @@ pub fn get_xstate(target: &mut Target<'_, '_>, u: &mut ctl::Arguments) -> Result
     {
         let _paused = PausedVcpu::new(vcpu);
         let accumulated = vcpu.fpu.xcr0_accumulated.get() & all;
-        let size = SavedState::size(&system, accumulated);
+        let size = SavedState::size(system, accumulated);
         if args.size < size as u64 || args.xfeature_mask != all {
             return Err(Error::Invalid);
         }
@@ -233,8 +235,8 @@ pub fn get_xstate(target: &mut Target<'_, '_>, u: &mut ctl::Arguments) -> Result
 pub fn set_xstate(target: &Target<'_, '_>, u: &ctl::Arguments) -> Result<()> {
     let args: DomctlVcpuextstate = ctl::get(u)?;
     let vcpu = target.other_vcpu(args.vcpu, Error::NoDomain)?;
-    let system = dom0::system_policies().pv_max;
-    let most = SavedState::size(&system, components());
+    let system = &dom0::system_policies().pv_max;
+    let most = SavedState::size(system, components());
     if args.size < HEADER_SIZE as u64 || args.size > most as u64 {
         return Err(Error::Invalid);
     }
@@ -244,7 +246,7 @@ pub fn set_xstate(target: &Target<'_, '_>, u: &ctl::Arguments) -> Result<()> {
         .map_err(|_| Error::NoMemory)?;
     bytes.resize(args.size as usize, 0);
     guest::read_bytes(GuestVirtual(args.buffer.0), &mut bytes)?;
-    let state = SavedState::parse(&bytes, &system, &target.domain.cpu_policy())?;
+    let state = SavedState::parse(&bytes, system, &target.domain.cpu_policy())?;
     let Some(area) = state.area else {
         return Ok(());
     };

@@ -57,8 +57,8 @@ fn new_policy(
 ) -> core::result::Result<overcast_core::cpuid::CpuidPolicy, PolicyError> {
     let leaves = read_list(args.leaves, args.nr_leaves, MAX_LEAVES).map_err(PolicyError::plain)?;
     let msrs = read_list(args.msrs, args.nr_msrs, MAX_MSRS).map_err(PolicyError::plain)?;
-    let max = dom0::system_policies().pv_max;
-    target.domain.cpu_policy().updated(&leaves, &msrs, &max)
+    let max = &dom0::system_policies().pv_max;
+    target.domain.cpu_policy().updated(&leaves, &msrs, max)
 }
 
 /// Reads a list of no more than `most` items; E2BIG for more.

@@ -222,15 +222,15 @@ pub fn policy(call: &Call<'_>, u: &ctl::Arguments) -> Result<Answer> {
     }
     let system = dom0::system_policies();
     let policy = match args.index {
-        XEN_SYSCTL_CPU_POLICY_RAW => system.raw,
-        XEN_SYSCTL_CPU_POLICY_HOST => system.host,
-        XEN_SYSCTL_CPU_POLICY_PV_MAX => system.pv_max,
-        XEN_SYSCTL_CPU_POLICY_PV_DEFAULT => system.pv_default,
+        XEN_SYSCTL_CPU_POLICY_RAW => &system.raw,
+        XEN_SYSCTL_CPU_POLICY_HOST => &system.host,
+        XEN_SYSCTL_CPU_POLICY_PV_MAX => &system.pv_max,
+        XEN_SYSCTL_CPU_POLICY_PV_DEFAULT => &system.pv_default,
         _ => return Err(Error::NotSupported),
     };
-    let leaves = ctl::write_leaves(&policy, args.leaves, args.nr_leaves)?;
+    let leaves = ctl::write_leaves(policy, args.leaves, args.nr_leaves)?;
     write_field(call, &leaves, offset_of!(SysctlCpuPolicy, nr_leaves))?;
-    let msrs = ctl::write_msrs(&policy, args.msrs, args.nr_msrs)?;
+    let msrs = ctl::write_msrs(policy, args.msrs, args.nr_msrs)?;
     write_field(call, &msrs, offset_of!(SysctlCpuPolicy, nr_msrs))?;
     Ok(Answer::Done)
 }

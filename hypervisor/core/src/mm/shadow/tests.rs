@@ -12,14 +12,26 @@ use proptest::prelude::*;
 use super::{Access, ShadowFault, Walk};
 use crate::addr::{GuestVirtual, Mfn, Pfn};
 use crate::ids::CpuSet;
-use crate::machine::{Memory, Tlb};
-use crate::mm::model::World;
-use crate::mm::{DirtyPages, DomainMemory, Pte};
+use crate::machine::{Memory, Preempt, Tlb};
+use crate::mm::model::{NullMachine, World};
+use crate::mm::{DirtyPages, DomainMemory, MmuCaller, PageOwner, Pte};
+use xen_abi::xen::{MMUEXT_NEW_USER_BASEPTR, MmuextOp};
 
 /// The guest that is looked at, an unprivileged one.
 const GUEST: usize = 1;
 /// Frames for shadows: so few that they are dropped often.
-const FRAMES: usize = 11;
+const FRAMES: usize = 7;
+
+/// How many addresses are accessed: pages 0 to 7 of four pieces of 2 MiB.
+const ADDRESSES: u64 = 32;
+
+struct Never;
+
+impl Preempt for Never {
+    fn preempt_pending(&self) -> bool {
+        false
+    }
+}
 
 /// A CPU that runs the guest's first virtual CPU, or the second if that is set up.
 #[derive(Default)]
@@ -69,12 +81,52 @@ impl Machine {
             written: BTreeSet::new(),
         };
         machine.cpus[1].vcpu = 1;
+        machine.more_tables();
         machine.flush();
+        dirty(&machine, true);
         machine
     }
 
+    /// Gives the guest three more level-1 tables, in the pages 8 to 10, and in page 11 a root
+    /// for user mode: more tables than there are frames for shadows.
+    fn more_tables(&mut self) {
+        const FLAGS: u64 = Pte::PRESENT | Pte::RW | Pte::USER;
+        let mut pages = self.own_frames();
+        pages.sort_by_key(|&mfn| self.pfn(mfn));
+        let (mm, memory, tables) = self.world.guest(GUEST);
+        let store = |page: usize, slot: usize, to: usize| {
+            let frame = mm.host.frame(pages[page]).unwrap();
+            frame.store(slot, Pte::new(pages[to], FLAGS).0);
+        };
+        for table in 8..11 {
+            (0..4).for_each(|slot| store(table, slot, 4 + slot));
+            (4..8).for_each(|slot| store(table, slot, 12 + slot % 2));
+        }
+        store(11, 0, 1);
+        let mut caller = MmuCaller {
+            domain: &memory,
+            tables,
+            preempt: &Never,
+        };
+        let owner = PageOwner::of(&memory);
+        for slot in 1..4 {
+            let entry = Pte::new(pages[7 + slot], FLAGS).0;
+            let at = pages[2].0 << 12 | (slot as u64) << 3;
+            mm.mmu_update(&mut caller, &memory, owner, at, entry)
+                .unwrap();
+        }
+        let op = MmuextOp {
+            cmd: MMUEXT_NEW_USER_BASEPTR,
+            _pad0: [0; 4],
+            arg1: pages[11].0,
+            arg2: 0,
+        };
+        mm.mmuext_op(&mut caller, &mut NullMachine, owner, op)
+            .unwrap();
+    }
+
     fn addresses() -> impl Iterator<Item = u64> {
-        (0..24).map(|n| (n % 3) << 21 | (n / 3) << 12)
+        (0..ADDRESSES).map(|n| (n % 4) << 21 | (n / 4) << 12)
     }
 
     fn walk(&self, root: Mfn, address: u64) -> Option<Walk> {
@@ -311,7 +363,7 @@ fn steps() -> impl Strategy<Value = Step> {
         Step::Update([kind, who, a, b, c, d, e, stop])
     });
     prop_oneof![
-        8 => (0..2usize, any::<bool>(), prop_oneof![12..24u8, 0..24u8], any::<bool>(), any::<bool>())
+        12 => (0..2usize, any::<bool>(), prop_oneof![16..32u8, 0..32u8], any::<bool>(), any::<bool>())
             .prop_map(|(cpu, user, at, write, cached)| Step::Access(cpu, user, at, write, cached)),
         6 => update,
         1 => Just(Step::Flush),
@@ -414,5 +466,62 @@ fn what_others_may_write_is_dirty_in_each_round() {
     mm.release_held(held);
     assert_eq!(dirty(&machine, true), [6]);
     assert_eq!(dirty(&machine, true), []);
+    machine.world.finish().unwrap();
+}
+
+#[test]
+fn a_shadow_is_reused_only_when_no_cpu_walks_through_it() {
+    let mut machine = Machine::new(FRAMES);
+    // The CPU remembers the table of these 2 MiB.
+    machine.access(0, false, 0x20_4000, false, true).unwrap();
+    let frames = machine.own_frames();
+    let l2 = frames
+        .into_iter()
+        .find(|&mfn| machine.pfn(mfn) == Some(Pfn(2)));
+    let at = l2.unwrap().0 << 12 | 8;
+    let (mm, memory, tables) = machine.world.guest(GUEST);
+    let mut caller = MmuCaller {
+        domain: &memory,
+        tables,
+        preempt: &Never,
+    };
+    mm.mmu_update(&mut caller, &memory, PageOwner::of(&memory), at, 0)
+        .unwrap();
+    machine.settled = false;
+    // The last of the frames that are free is the one of that table.
+    for address in [0x40_4000, 0x60_4000, 0x5000] {
+        machine.access(1, false, address, false, true).unwrap();
+    }
+    machine.access(0, false, 0x20_5000, false, true).unwrap();
+    machine.world.audit().unwrap();
+    machine.world.finish().unwrap();
+}
+
+#[test]
+fn when_frames_run_out_all_shadows_are_made_again() {
+    let mut machine = Machine::new(FRAMES);
+    let made = |machine: &Machine| machine.memory.shadow.lock().as_ref().unwrap().used.len();
+    for (user, address) in [
+        (true, 0x4000),
+        (false, 0x4000),
+        (false, 0x20_4000),
+        (false, 0x40_4000),
+    ] {
+        machine.access(0, user, address, true, true).unwrap();
+        machine.world.audit().unwrap();
+    }
+    assert_eq!(made(&machine), FRAMES);
+    machine.access(0, false, 0x60_4000, true, true).unwrap();
+    machine.world.audit().unwrap();
+    assert_eq!(made(&machine), 5);
+    machine.access(0, true, 0x20_5000, true, true).unwrap();
+    machine.round().unwrap();
+    // With frames left, so that each shadow gets another one than it had.
+    let host = &machine.world.mm.host;
+    let mut shadow = machine.memory.shadow.lock();
+    shadow.as_mut().unwrap().drop_all(host);
+    drop(shadow);
+    machine.access(1, false, 0x4000, true, false).unwrap();
+    machine.world.audit().unwrap();
     machine.world.finish().unwrap();
 }
