@@ -95,7 +95,7 @@ END
 echo overcast | as_root tee "$root/etc/hostname" >/dev/null
 printf '127.0.0.1 localhost\n127.0.1.1 overcast\n::1 localhost ip6-localhost\n' | as_root tee "$root/etc/hosts" >/dev/null
 as_root ln -sf /run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
-for unit in overcast-first-boot overcast-ssh-keys; do
+for unit in overcast-first-boot overcast-ssh-keys overcast-daemon; do
     as_root ln -s "/etc/systemd/system/$unit.service" "$root/etc/systemd/system/multi-user.target.wants/"
 done
 [ -z "$KEY" ] || as_root install -D -m600 "$KEY" "$root/root/.ssh/authorized_keys"

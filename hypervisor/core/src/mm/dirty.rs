@@ -21,7 +21,7 @@
 //! # Locks
 //!
 //! Marking takes no lock but, shared, that of the log's existence, which is
-//! innermost. Taking the log away from under marks of a round ([`DirtyLog::take`])
+//! innermost. Taking the log away from under marks of a round (`DirtyLog::take`)
 //! happens under the tables lock, so that what the shadow tables let through is
 //! one with what the log says.
 

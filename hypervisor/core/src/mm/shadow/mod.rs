@@ -25,7 +25,7 @@
 //!    which is present: the same frame (or the shadow of the table that it leads to), the
 //!    same flags, but for A, D and R/W in leaves. The guest's entry has A.
 //! 2. A leaf of a shadow has R/W only if the guest's has R/W and D, and the page is
-//!    dirty in the log or not one to be logged ([`Mm::needs_no_mark`]).
+//!    dirty in the log or not one to be logged (`Mm::needs_no_mark`).
 //! 3. A table has a shadow only while it is validated. A frame takes another type, or
 //!    leaves its owner, after its shadow is gone and no shadow's entry maps it.
 //! 4. A shadow root that a virtual CPU's base pointer stands for has `users`, one
