@@ -138,7 +138,7 @@ fn cpus_are_looked_at(session: &mut Session) -> Result<(), String> {
         "could be moved",
     )?;
     counts_on(session, "h")?;
-    let create = "overcast create --name c --kernel /guest/vmlinuz --memory 64 --paused --cpu";
+    let create = "overcast create --name c --kernel /guest/vmlinuz --memory 128 --paused --cpu";
     says(
         session,
         &format!("{create} x86-64-v4 2>&1 | cat"),
