@@ -120,20 +120,27 @@ impl Frame {
         self.replace_bits(offset / 8, 0xff << shift, u64::from(value) << shift);
     }
 
-    /// Copies bytes out from `offset` on. Panics if they do not fit in the frame.
+    /// Copies bytes out from `offset` on, whole words at once. Panics if they do not fit in the
+    /// frame.
     pub fn read(&self, offset: usize, out: &mut [u8]) {
-        assert!(offset + out.len() <= PAGE_SIZE);
-        let mut at = offset;
-        let mut out = out;
-        while !out.is_empty() {
-            let in_word = at % 8;
-            let n = (8 - in_word).min(out.len());
-            let (now, rest) = out.split_at_mut(n);
-            let bytes = self.0[at / 8].load(Ordering::Relaxed).to_le_bytes();
-            now.copy_from_slice(&bytes[in_word..in_word + n]);
-            at += n;
-            out = rest;
+        assert!(offset <= PAGE_SIZE && out.len() <= PAGE_SIZE - offset);
+        let part = |at: usize, out: &mut [u8]| {
+            if !out.is_empty() {
+                let bytes = self.0[at / 8].load(Ordering::Relaxed).to_le_bytes();
+                for (to, from) in out.iter_mut().zip(bytes.iter().skip(at % 8)) {
+                    *to = *from;
+                }
+            }
+        };
+        let to_word = (offset.wrapping_neg() % 8).min(out.len());
+        let (first, out) = out.split_at_mut(to_word);
+        part(offset, first);
+        let at = offset + to_word;
+        let (words, last) = out.as_chunks_mut::<8>();
+        for (to, from) in words.iter_mut().zip(self.0.iter().skip(at / 8)) {
+            *to = from.load(Ordering::Relaxed).to_le_bytes();
         }
+        part(at + 8 * words.len(), last);
     }
 
     /// Copies bytes in from `offset` on; whole words at once where they align.
@@ -323,6 +330,20 @@ mod tests {
     use std::vec::Vec;
 
     proptest! {
+        #[test]
+        fn bytes_are_read_at_any_alignment(
+            from in 0..=PAGE_SIZE,
+            length in prop_oneof![0..40usize, 0..PAGE_SIZE],
+        ) {
+            let length = length.min(PAGE_SIZE - from);
+            let source = Frame::default();
+            let content: Vec<u8> = (0..PAGE_SIZE).map(|n| (n * 7 + n / 256) as u8).collect();
+            source.write(0, &content);
+            let mut out = vec![0xee; length];
+            source.read(from, &mut out);
+            prop_assert_eq!(&out, &content[from..from + length]);
+        }
+
         #[test]
         fn bytes_are_copied_at_any_alignment(
             to in 0..PAGE_SIZE,

@@ -492,18 +492,20 @@ struct Sum {
 impl Sum {
     fn add(&mut self, bytes: &[u8]) {
         let mut part = 0u64;
+        // A carry out of 64 bits counts as one, as one out of 16 does.
+        let mut add = |word: u64| {
+            let (sum, carry) = part.overflowing_add(word);
+            part = sum.wrapping_add(carry.into());
+        };
         let (words, rest) = bytes.as_chunks::<8>();
         for word in words {
-            let word = u64::from_le_bytes(*word);
-            // At most 2^33 for each 8 bytes.
-            part += (word & 0xffff_ffff) + (word >> 32);
+            add(u64::from_le_bytes(*word));
         }
         let mut last = [0; 8];
         if let Some(place) = last.get_mut(..rest.len()) {
             place.copy_from_slice(rest);
         }
-        let last = u64::from_le_bytes(last);
-        part += (last & 0xffff_ffff) + (last >> 32);
+        add(u64::from_le_bytes(last));
         // What comes after an odd number of bytes is one byte off.
         let part = u64::from(fold(part));
         self.total += if self.odd { part << 8 } else { part };
