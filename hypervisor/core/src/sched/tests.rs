@@ -321,6 +321,26 @@ fn pinned_units_stay() {
 }
 
 #[test]
+fn caps_hold_from_when_they_are_set() {
+    // What a unit ran while it had no cap, or a higher one, is not held against it.
+    let mut sim = Sim::new(1);
+    let hog = sim.add(HOG, 256, CpuSet::ALL);
+    sim.run(5_000 * MS);
+    for percent in [60, 10, 0, 35] {
+        let unit = sim.units[hog].unit.clone();
+        sim.scheduler.set_weight(&unit, 256, sim.now).unwrap();
+        let kick = sim.scheduler.set_cap(&unit, percent);
+        sim.kicks.extend(kick);
+        sim.settle();
+        let before = sim.units[hog].ran;
+        sim.run(200 * MS);
+        let wanted = if percent == 0 { 100 } else { u64::from(percent) } * 2;
+        let gained = (sim.units[hog].ran - before) / MS;
+        assert!(gained.abs_diff(wanted) <= 12, "{percent}: {gained} ms of 200");
+    }
+}
+
+#[test]
 fn caps_hold() {
     let mut sim = Sim::new(1);
     let capped = sim.add(HOG, 256, CpuSet::ALL);

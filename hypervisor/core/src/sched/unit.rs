@@ -155,7 +155,9 @@ impl UnitState {
         let burnt = charged * u64::from(DEFAULT_WEIGHT) / u64::from(self.weight.max(1));
         self.credit = self.credit.saturating_sub(burnt as i64);
         self.renew_cap(now);
-        self.used = self.used.saturating_add(charged);
+        if self.cap != 0 {
+            self.used = self.used.saturating_add(charged);
+        }
     }
 
     /// Gives it the credit that its queue gave to all since it was last there.
@@ -168,8 +170,11 @@ impl UnitState {
         self.epoch = epoch;
     }
 
+    /// A cap holds from now on: no more than a period's worth of what it ran under the last one
+    /// counts against it, and nothing of what it ran without one.
     pub fn set_cap(&mut self, percent: u32) {
         self.cap = CAP_PERIOD * u64::from(percent) / 100;
+        self.used = self.used.min(self.cap);
     }
 
     pub fn is_capped(&self) -> bool {
