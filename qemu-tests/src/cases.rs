@@ -12,6 +12,7 @@ use crate::network::{self, Amount};
 use crate::oracle;
 use crate::session::Session;
 use crate::soak;
+use crate::trips;
 
 /// What a test does: it gets its own name, and fails with a reason.
 pub type Run = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
@@ -75,6 +76,9 @@ pub fn all() -> Vec<Case> {
         }),
         case("domains-created", domains::created),
         case("domains-saved", moves::saved),
+        case("migrate-two-machines", |n| {
+            trips::run(n, &trips::Plan::default())
+        }),
         case("domains-1000", oracle::thousand_domains),
         case("log-dirty", oracle::log_dirty),
         case("dom0-restart", oracle::dom0_restart),

@@ -12,6 +12,7 @@
 //! - [`oracle`]: the same questions to real Xen and to Overcast
 //! - [`runner`]: runs cases, some at a time
 //! - [`soak`]: a userland under stress for minutes
+//! - [`trips`]: a guest that goes from one machine to another and back
 //! - [`mod@bench`]: what operations cost a guest, beside real Xen and bare hardware
 //!
 //! No test depends on how fast the host is: the limits on time only end what
@@ -34,4 +35,5 @@ pub mod oracle;
 pub mod runner;
 pub mod session;
 pub mod soak;
+pub mod trips;
 pub mod xl;

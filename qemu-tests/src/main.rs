@@ -1,20 +1,26 @@
 //! Runs the tests and benchmarks that boot machines in QEMU.
 
-use overcast_qemu_tests::{bench, cases, runner};
+use overcast_qemu_tests::{bench, cases, runner, trips};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: overcast-qemu-tests run [--filter TEXT] [--jobs N] [--soak]
        overcast-qemu-tests list
        overcast-qemu-tests bench [--systems bare,xen,overcast]
+       overcast-qemu-tests demo [--trips N] [--memory MIB] [--load MIB] [--compress HOW]
 
   run     boots machines in QEMU and checks what they do
   list    names the tests
   bench   what operations cost a guest, in executed instructions
+  demo    moves a guest between two machines and back, while a client listens to it
 
   --filter TEXT   only tests whose name contains TEXT
   --jobs N        machines at the same time [2]
   --soak          the long tests too
+  --trips N       how often there and back [1]
+  --memory MIB    the guest's memory [96]
+  --load MIB      how much of it the guest writes over again and again [4]
+  --compress HOW  none, lz4 or zstd [lz4]
 
 The images come from scripts/build.sh, setup.sh and initramfs.sh; OVERCAST_IMAGE
 names another one to test. OVERCAST_PATIENCE is how many seconds a machine may be
@@ -32,6 +38,10 @@ fn main() -> ExitCode {
     }
 }
 
+fn count(name: &str, value: &str) -> Result<u32, String> {
+    value.parse().map_err(|_| format!("{name} needs a number"))
+}
+
 fn go(arguments: Vec<String>) -> Result<bool, String> {
     let mut arguments = arguments.into_iter();
     let command = arguments.next().unwrap_or_default();
@@ -40,6 +50,7 @@ fn go(arguments: Vec<String>) -> Result<bool, String> {
         jobs: 2,
         soak: false,
     };
+    let mut demo = trips::Plan::default();
     let mut systems = "bare,xen,overcast".to_owned();
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
@@ -47,6 +58,10 @@ fn go(arguments: Vec<String>) -> Result<bool, String> {
             "--filter" => plan.filter = value()?,
             "--jobs" => plan.jobs = value()?.parse().map_err(|_| "--jobs needs a number")?,
             "--systems" => systems = value()?,
+            "--trips" => demo.trips = count(&argument, &value()?)?,
+            "--memory" => demo.memory = count(&argument, &value()?)?,
+            "--load" => demo.load = count(&argument, &value()?)?,
+            "--compress" => demo.compress = value()?,
             "--soak" => plan.soak = true,
             other => return Err(format!("what is {other}?")),
         }
@@ -60,6 +75,10 @@ fn go(arguments: Vec<String>) -> Result<bool, String> {
             Ok(true)
         }
         "bench" => bench::run(&systems).map(|()| true).or_else(|why| {
+            eprintln!("{why}");
+            Ok(false)
+        }),
+        "demo" => trips::run("demo", &demo).map(|()| true).or_else(|why| {
             eprintln!("{why}");
             Ok(false)
         }),

@@ -334,9 +334,16 @@ fn caps_hold_from_when_they_are_set() {
         sim.settle();
         let before = sim.units[hog].ran;
         sim.run(200 * MS);
-        let wanted = if percent == 0 { 100 } else { u64::from(percent) } * 2;
+        let wanted = if percent == 0 {
+            100
+        } else {
+            u64::from(percent)
+        } * 2;
         let gained = (sim.units[hog].ran - before) / MS;
-        assert!(gained.abs_diff(wanted) <= 12, "{percent}: {gained} ms of 200");
+        assert!(
+            gained.abs_diff(wanted) <= 12,
+            "{percent}: {gained} ms of 200"
+        );
     }
 }
 

@@ -1,0 +1,339 @@
+//! Two machines, each with Overcast, and a guest that is moved from one to the other and back
+//! while somebody outside listens to it.
+//!
+//! Each machine has two network cards. Dom0 has the first one's wire, over which guests move;
+//! the guest has the second one's, on which there is also QEMU's user network: the client is
+//! the test itself, on a TCP connection into the guest that has to last. It hears a
+//! counter, and each number has to come once and in order, wherever the guest is.
+
+use crate::guest_log;
+use crate::machine::{Machine, System};
+use crate::session::Session;
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What is done.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How often the guest goes there and back.
+    pub trips: u32,
+    /// Its memory, MiB.
+    pub memory: u32,
+    /// How much of that it writes over again and again, MiB.
+    pub load: u32,
+    /// How the stream is packed: none, lz4 or zstd.
+    pub compress: String,
+}
+
+/// What tests do.
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            trips: 1,
+            memory: 96,
+            load: 4,
+            compress: "lz4".to_owned(),
+        }
+    }
+}
+
+/// What the client has heard.
+struct Heard {
+    /// The last number.
+    last: u64,
+    /// When it came.
+    at: Instant,
+    /// The longest silence before a number since this was last set to zero.
+    silence: Duration,
+    /// How it ended, if it did.
+    end: Option<String>,
+}
+
+/// Somebody who listens to the guest's counter.
+#[derive(Clone)]
+struct Client(Arc<Mutex<Heard>>);
+
+impl Client {
+    /// Connects, by a port of this host that leads into the guest.
+    fn connect(port: u16) -> Result<Self, String> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
+        let client = Self(Arc::new(Mutex::new(Heard {
+            last: 0,
+            at: Instant::now(),
+            silence: Duration::ZERO,
+            end: None,
+        })));
+        let listener = client.clone();
+        std::thread::spawn(move || {
+            let mut expected = 0u64;
+            for line in BufReader::new(stream).lines() {
+                expected += 1;
+                let wrong = match line {
+                    Ok(line) if line == expected.to_string() => None,
+                    Ok(line) => Some(format!("{line:?} came instead of {expected}")),
+                    Err(error) => Some(error.to_string()),
+                };
+                let mut heard = listener.heard();
+                let now = Instant::now();
+                heard.silence = heard.silence.max(now.duration_since(heard.at));
+                heard.at = now;
+                if wrong.is_some() {
+                    heard.end = wrong;
+                    return;
+                }
+                heard.last = expected;
+            }
+            listener.heard().end = Some("the guest closed the connection".to_owned());
+        });
+        Ok(client)
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until ten more numbers have come.
+    fn ten_more(&self, patience: Duration) -> Result<u64, String> {
+        let (begin, first) = (Instant::now(), self.heard().last);
+        loop {
+            let heard = self.heard();
+            if let Some(end) = &heard.end {
+                return Err(format!("the client, after {}: {end}", heard.last));
+            }
+            if heard.last >= first + 10 {
+                return Ok(heard.last);
+            }
+            if begin.elapsed() > patience {
+                return Err(format!("the client heard nothing after {}", heard.last));
+            }
+            drop(heard);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn tcp_port() -> Result<u16, String> {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|socket| socket.local_addr())
+        .map(|address| address.port())
+        .map_err(|e| e.to_string())
+}
+
+fn udp_port() -> Result<u16, String> {
+    UdpSocket::bind("127.0.0.1:0")
+        .and_then(|socket| socket.local_addr())
+        .map(|address| address.port())
+        .map_err(|e| e.to_string())
+}
+
+/// A number in an answer of `overcast --json`.
+fn number(json: &str, key: &str) -> u64 {
+    json.split(&format!("\"{key}\":"))
+        .nth(1)
+        .and_then(|rest| {
+            rest.trim_start()
+                .split(|c: char| !c.is_ascii_digit())
+                .next()?
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0)
+}
+
+/// A machine: its number, the other's; its ends of the two wires.
+fn machine(number: u32, wire: [u16; 2], guests: &[String]) -> Result<Machine, String> {
+    let arguments = format!("quiet run=net,wire,control addr={number}");
+    let mut machine = Machine::linux(System::Overcast, "domains", &arguments)?
+        .memory(1024)
+        .cpus(2)
+        .options("dom0_mem=512M dom0_disk=none");
+    let [local, remote] = wire;
+    let inet =
+        |end: &str, port: u16| format!("{end}.type=inet,{end}.host=127.0.0.1,{end}.port={port}");
+    machine.extra.extend([
+        "-netdev".to_owned(),
+        format!(
+            "dgram,id=n0,{},{}",
+            inet("local", local),
+            inet("remote", remote)
+        ),
+        "-device".to_owned(),
+        format!("virtio-net-pci,netdev=n0,mac=52:54:00:00:00:0{number},romfile="),
+    ]);
+    machine.extra.extend_from_slice(guests);
+    machine.extra.extend([
+        "-device".to_owned(),
+        format!("virtio-net-pci,netdev=n1,mac=52:54:00:00:01:0{number},romfile="),
+    ]);
+    Ok(machine)
+}
+
+/// Runs a command in Dom0 and asks for a text in its answer.
+fn says(session: &mut Session, command: &str, wanted: &str) -> Result<(), String> {
+    let answer = session.shell(command)?;
+    if answer.contains(wanted) {
+        Ok(())
+    } else {
+        Err(session.failure(&format!("`{command}` gave {answer:?}, without {wanted:?}")))
+    }
+}
+
+/// Each makes its keys and trusts the other's.
+fn acquaint(hosts: &mut [Session; 2]) -> Result<(), String> {
+    let mut certificates = Vec::new();
+    for host in hosts.iter_mut() {
+        host.shell("overcast init")?;
+        certificates.push(host.shell("cat /etc/overcast/host.pem")?);
+    }
+    for (host, other) in hosts.iter_mut().zip(certificates.iter().rev()) {
+        let lines = other
+            .lines()
+            .skip_while(|line| !line.contains("BEGIN CERTIFICATE"));
+        for line in lines {
+            host.shell(&format!("echo '{line}' >>/tmp/other.pem"))?;
+        }
+        says(host, "overcast init --trust /tmp/other.pem", "is trusted")?;
+        host.shell("(overcast receive >/tmp/receive.log 2>&1 &)")?;
+    }
+    Ok(())
+}
+
+/// How many guests a machine has.
+fn guests(host: &mut Session, wanted: u32) -> Result<(), String> {
+    says(
+        host,
+        "overcast list --json | grep -c '\"id\"'",
+        &(wanted + 1).to_string(),
+    )
+}
+
+/// Moves the guest once, and says how it went.
+fn trip(hosts: &mut [Session; 2], from: usize, plan: &Plan, client: &Client) -> Result<(), String> {
+    let patience = hosts[0].patience;
+    let before = client.ten_more(patience)?;
+    client.heard().silence = Duration::ZERO;
+    let to = 1 - from;
+    let command = format!(
+        "overcast migrate --json g 10.9.0.{} --compress {} >/tmp/move 2>/tmp/error || cat /tmp/error; \
+         grep '^  \"' /tmp/move; grep -c '\"dirty\"' /tmp/move | sed 's/.*/\"count\": &/'",
+        to + 1,
+        plan.compress
+    );
+    let answer = hosts[from].shell(&command)?;
+    if !answer.contains("\"downtime_ms\"") {
+        let other = hosts[to].shell("cat /tmp/receive.log")?;
+        // The guest's own view, for whoever looks for the reason.
+        hosts[from].shell("tail -40 /var/log/overcast/g.log; overcast migrate-status")?;
+        return Err(hosts[from].failure(&format!("{command}: {answer}\nthe target: {other}")));
+    }
+    let after = client.ten_more(patience).map_err(|why| {
+        hosts[from].failure(&format!(
+            "{why}, from machine {} to {}: {answer}",
+            from + 1,
+            to + 1
+        ))
+    })?;
+    let silence = client.heard().silence;
+    guests(&mut hosts[from], 0)?;
+    guests(&mut hosts[to], 1)?;
+    let bytes = number(&answer, "bytes");
+    println!(
+        "{} -> {}: {:.1} s, down for {} ms (silence at the client {} ms), {} rounds, {:.1} MiB sent of {:.1}, \
+         {} pages/s written, CPU left {} %, numbers {before} to {after} in order",
+        from + 1,
+        to + 1,
+        number(&answer, "total_ms") as f64 / 1e3,
+        number(&answer, "downtime_ms"),
+        silence.as_millis(),
+        number(&answer, "count"),
+        bytes as f64 / f64::from(1 << 20),
+        number(&answer, "stream_bytes") as f64 / f64::from(1 << 20),
+        number(&answer, "dirty_rate"),
+        match number(&answer, "throttled_to") {
+            0 => 100,
+            cap => cap,
+        },
+    );
+    Ok(())
+}
+
+/// A guest with a stock kernel goes from one machine to the other and back while it writes
+/// memory and counts to a client outside, who hears every number once and in order.
+pub fn run(name: &str, plan: &Plan) -> Result<(), String> {
+    let (one, two) = (udp_port()?, udp_port()?);
+    let (wire, entry) = (tcp_port()?, tcp_port()?);
+    let hub: Vec<String> = [
+        format!(
+            "user,id=u0,net=10.9.0.0/24,host=10.9.0.254,dns=10.9.0.253,restrict=on,\
+             hostfwd=tcp:127.0.0.1:{entry}-10.9.0.3:5000"
+        ),
+        format!("socket,id=s0,listen=127.0.0.1:{wire}"),
+        "hubport,id=h0,hubid=0,netdev=u0".to_owned(),
+        "hubport,id=h1,hubid=0,netdev=s0".to_owned(),
+        "hubport,id=n1,hubid=0".to_owned(),
+    ]
+    .into_iter()
+    .flat_map(|netdev| ["-netdev".to_owned(), netdev])
+    .collect();
+    let other = [
+        "-netdev".to_owned(),
+        format!("socket,id=n1,connect=127.0.0.1:{wire}"),
+    ];
+    let first = Session::start(&machine(1, [one, two], &hub)?, name)?;
+    // The second connects to it.
+    std::thread::sleep(Duration::from_secs(1));
+    let second = Session::start(&machine(2, [two, one], &other)?, &format!("{name}-2"))?;
+    let mut hosts = [first, second];
+    for host in &mut hosts {
+        host.wait_for("init: shell")?;
+        host.shell("dmesg -n 1; until grep -q runs /tmp/daemon.log; do sleep 0.1; done")?;
+    }
+    acquaint(&mut hosts)?;
+    let make = format!(
+        "overcast create --name g --kernel /guest/vmlinuz --initrd /guest/initrd --memory {} \
+         --vif mac=00:16:3e:00:00:03,network=eth1 \
+         --cmdline 'console=hvc0 run=net,wire,serve addr=3 load={}'",
+        plan.memory, plan.load
+    );
+    says(&mut hosts[0], &make, "g is domain")?;
+    hosts[0].shell(
+        "n=0; until grep -q 'init: serving' /var/log/overcast/g.log; do sleep 1; n=$((n + 1)); \
+         [ $n -lt 280 ] || { tail -5 /var/log/overcast/g.log; false; break; }; done",
+    )?;
+    let client = Client::connect(entry)?;
+    for _ in 0..plan.trips {
+        trip(&mut hosts, 0, plan, &client)?;
+        trip(&mut hosts, 1, plan, &client)?;
+    }
+    let last = client.ten_more(hosts[0].patience)?;
+    println!("{name}: {last} numbers, every one once and in order");
+    for host in &mut hosts {
+        says(
+            host,
+            "grep -hE 'BUG|Oops|Call Trace|WARNING|stall|lockup' /var/log/overcast/g.log || echo clean",
+            "clean",
+        )?;
+        host.send_line("poweroff -f")?;
+    }
+    for host in &mut hosts {
+        host.wait_exit()?;
+        guest_log::check(host.text())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_found() {
+        let json = "  \"total_ms\": 1234,\n  \"bytes\": 5,\n  \"downtime_ms\": null";
+        assert_eq!(number(json, "total_ms"), 1234);
+        assert_eq!(number(json, "bytes"), 5);
+        assert_eq!(number(json, "downtime_ms"), 0);
+        assert_eq!(number(json, "rounds"), 0);
+    }
+}
