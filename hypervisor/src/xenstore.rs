@@ -226,6 +226,10 @@ pub fn connect_dom0(mfn: Mfn, port: EventPort) -> Result<()> {
 /// for the next Dom0, whose tools find their domains in them.
 pub fn disconnect_dom0() {
     with(|store| store.disconnect(DomainId::DOM0));
+    // Who was held up by what Dom0 did not fetch is served again.
+    if let Some(task) = TASK.get() {
+        task.raise();
+    }
 }
 
 /// The store as a client or one of its transactions sees it.

@@ -479,6 +479,38 @@ fn who_does_not_fetch_is_not_served() {
 }
 
 #[test]
+fn who_is_held_up_by_dom0_goes_on_when_it_is_gone() {
+    let mut rig = rig(&[1]);
+    rig.ask(0, XS_WRITE, 0, "/kept\0v");
+    rig.ask(0, XS_WATCH, 0, "/local/domain/1\0t\0");
+    let transaction = rig.start(0);
+    rig.events(0);
+    let mut rest = vec![];
+    for n in 0..100 {
+        let request = message(XS_WRITE, 0, format!("n{n}\0v").as_bytes());
+        let sent = rig.guest(1).send(&request);
+        if sent < request.len() {
+            rest = request[sent..].to_vec();
+            break;
+        }
+        rig.serve();
+        rig.fetch(1);
+    }
+    assert!(rig.store.domains[&DomainId(1)].outstanding >= 20);
+    rig.store.disconnect(DomainId::DOM0);
+    assert!(!rig.store.is_introduced(DomainId::DOM0));
+    rig.send(1, &rest);
+    rig.fetch(1);
+    assert_eq!(rig.store.domains[&DomainId(1)].outstanding, 0);
+    // The next Dom0 finds the nodes, and nothing of what the last had under way.
+    rig.store.introduce(DomainId::DOM0, 0, 1).unwrap();
+    assert_eq!(rig.ask(0, XS_READ, 0, "/kept\0"), "v");
+    assert_eq!(rig.ask(0, XS_READ, transaction, "/kept\0"), "ENOENT");
+    assert_eq!(rig.ask(1, XS_WRITE, 0, "last\0v"), "OK\0");
+    assert!(rig.events(0).is_empty());
+}
+
+#[test]
 fn a_domain_goes_with_all_that_is_its_own() {
     let mut rig = rig(&[1, 2]);
     rig.ask(0, XS_WATCH, 0, "@releaseDomain\0t\0");
