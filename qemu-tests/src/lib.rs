@@ -8,6 +8,8 @@
 //! - [`cases`]: the tests
 //! - [`disks`]: tests of Dom0's disks
 //! - [`image`]: the disk image for clouds
+//! - [`metadata`]: a cloud's service that tells a machine who it is
+//! - [`neighbours`]: guests that share a switch and a disk, one of them hostile
 //! - [`nested`]: machines within machines
 //! - [`oracle`]: the same questions to real Xen and to Overcast
 //! - [`runner`]: runs cases, some at a time
@@ -28,7 +30,9 @@ pub mod domains;
 pub mod guest_log;
 pub mod image;
 pub mod machine;
+pub mod metadata;
 pub mod moves;
+pub mod neighbours;
 pub mod nested;
 pub mod network;
 pub mod oracle;
