@@ -4,7 +4,7 @@ use crate::artefacts;
 use crate::machine::Machine;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -225,6 +225,15 @@ impl Session {
         } else {
             Err(self.failure(&format!("QEMU failed: {status}")))
         }
+    }
+
+    /// Has QEMU end in good order, as it does when asked by a signal.
+    pub fn stop(mut self) -> Result<(), String> {
+        let id = self.child.id().to_string();
+        let asked = Command::new("kill").arg(&id).status();
+        asked.map_err(|e| format!("kill cannot be started: {e}"))?;
+        self.child.wait().map_err(|e| e.to_string())?;
+        Ok(())
     }
 
     /// A failure with the last lines that the machine said.
