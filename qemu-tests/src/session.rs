@@ -244,6 +244,17 @@ impl Session {
     }
 }
 
+/// Runs a command and asks for a text in its answer, among which the hypervisor's messages
+/// may be.
+pub fn says(session: &mut Session, command: &str, wanted: &str) -> Result<(), String> {
+    let answer = session.shell(command)?;
+    if answer.contains(wanted) {
+        Ok(())
+    } else {
+        Err(session.failure(&format!("`{command}` gave {answer:?}, without {wanted:?}")))
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         let _ = self.child.kill();
