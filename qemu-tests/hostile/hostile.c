@@ -5,6 +5,7 @@
  * answers were wrong; what it does to others, these have to say.
  *
  * usage: hostile [SEED [ROUNDS]]
+ * compile: -pthread
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -5,7 +5,7 @@
 use crate::disks;
 use crate::guest_log;
 use crate::machine::{Machine, System};
-use crate::session::Session;
+use crate::session::{Session, says};
 
 /// What the limited guest may send: bits in a second; and what it may send at once, bytes.
 const RATE: u64 = 4_000_000;
@@ -22,17 +22,6 @@ const GUESTS: [(&str, u32, &str, &str); 3] = [
 const FORGE: &str = "forge() { ip link set eth0 down; ip link set eth0 address $1; ip link set eth0 up; }; \
     forge 00:16:3e:00:00:99; echo \"forged: $(ping -c 3 -W 1 $peer | grep -c \"bytes from\").\"; forge $own; \
     n=0; until ping -c 1 -W 1 $peer >/dev/null || [ $n = 60 ]; do n=$((n + 1)); done; echo \"own: $n.\"";
-
-/// Runs a command in Dom0, and asks for a text in its answer, among which the hypervisor's
-/// messages may be.
-fn says(session: &mut Session, command: &str, wanted: &str) -> Result<(), String> {
-    let answer = session.shell(command)?;
-    if answer.contains(wanted) {
-        Ok(())
-    } else {
-        Err(session.failure(&format!("`{command}` gave {answer:?}, without {wanted:?}")))
-    }
-}
 
 /// Waits until a guest has printed a line that a pattern matches; gives the line.
 fn printed(session: &mut Session, guest: &str, pattern: &str) -> Result<String, String> {
