@@ -60,7 +60,7 @@ pub fn all() -> Vec<Case> {
         case("disk-root-4-cpus", |n| disks::root(n, 4)),
         case("disk-kinds", disks::kinds),
         case("disk-killed", disks::killed),
-        case("disk-nvme", disks::nvme),
+        long("disk-nvme", disks::nvme),
         case("image-bios", |n| image::boots(n, Firmware::Bios)),
         case("image-uefi", |n| image::boots(n, Firmware::Uefi)),
         case("reboot", reboots),
@@ -87,7 +87,7 @@ pub fn all() -> Vec<Case> {
         long("soak-disk", |n| disks::soak(n, 2)),
         case("domains-created", domains::created),
         case("domains-saved", moves::saved),
-        case("domains-neighbours", neighbours::neighbours),
+        long("domains-neighbours", neighbours::neighbours),
         case("migrate-two-machines", |n| {
             trips::run(n, &trips::Plan::default())
         }),
