@@ -87,7 +87,8 @@ pub fn all() -> Vec<Case> {
         long("soak-disk", |n| disks::soak(n, 2)),
         case("domains-created", domains::created),
         case("domains-saved", moves::saved),
-        long("domains-neighbours", neighbours::neighbours),
+        long("domains-exchange", neighbours::exchange),
+        long("domains-hostile", neighbours::harm),
         case("migrate-two-machines", |n| {
             trips::run(n, &trips::Plan::default())
         }),
