@@ -87,8 +87,8 @@ pub fn all() -> Vec<Case> {
         long("soak-disk", |n| disks::soak(n, 2)),
         case("domains-created", domains::created),
         case("domains-saved", moves::saved),
-        long("domains-exchange", neighbours::exchange),
-        long("domains-hostile", neighbours::harm),
+        case("domains-exchange", neighbours::exchange),
+        case("domains-hostile", neighbours::harm),
         case("migrate-two-machines", |n| {
             trips::run(n, &trips::Plan::default())
         }),
