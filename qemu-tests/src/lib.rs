@@ -8,7 +8,6 @@
 //! - [`cases`]: the tests
 //! - [`disks`]: tests of Dom0's disks
 //! - [`image`]: the disk image for clouds
-//! - [`metadata`]: a cloud's service that tells a machine who it is
 //! - [`neighbours`]: guests that share a switch and a disk, one of them hostile
 //! - [`nested`]: machines within machines
 //! - [`oracle`]: the same questions to real Xen and to Overcast
@@ -32,7 +31,6 @@ pub mod guest_log;
 pub mod image;
 pub mod io_bench;
 pub mod machine;
-pub mod metadata;
 pub mod moves;
 pub mod neighbours;
 pub mod nested;

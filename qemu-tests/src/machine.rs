@@ -130,7 +130,8 @@ impl Machine {
     }
 
     /// A machine that boots the disk image for clouds, on a disk larger than the image
-    /// was made for. What it writes is under `build/tests`, named for the test.
+    /// was made for, with a second disk of metadata. What it writes is under
+    /// `build/tests`, named for the test.
     pub fn cloud_image(firmware: Firmware, name: &str) -> Result<Self, String> {
         let mut machine = Self::empty(System::Overcast).cpus(2);
         machine.firmware = Some(firmware);
@@ -148,6 +149,11 @@ impl Machine {
         machine.extra.extend([
             "-drive".to_owned(),
             format!("file={},if=virtio", disk.display()),
+            "-drive".to_owned(),
+            format!(
+                "file={},format=raw,if=virtio,snapshot=on",
+                artefacts::seed()?.display()
+            ),
         ]);
         if firmware == Firmware::Uefi {
             let [code, variables] = artefacts::ovmf()?;
