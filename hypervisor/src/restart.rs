@@ -9,6 +9,7 @@
 //! | its own devices are taken away, and its connection to the store | no backend serves it |
 //! | it is killed as other domains are ([`lifecycle::kill`]) | it is dead |
 //! | its last pages come back from devices | the reaper has forgotten it |
+//! | what it had begun with others is ended: destroying, logging what is written | none is left |
 //! | it is made again, gets its devices, and runs | |
 //!
 //! # Invariants
@@ -22,18 +23,19 @@
 //!   stay as they are: who was paused stays paused.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use overcast_core::error::Error;
 use overcast_core::ids::{DomainId, VcpuId};
 use overcast_core::machine::Preempt;
-use spin::Once;
+use spin::{Mutex, Once};
 use xen_abi::sched::*;
 
 use crate::domain::{self, Domain, Life};
 use crate::host::mm;
 use crate::io::{self, Progress, Task};
-use crate::{backend, dom0, lifecycle, printk, schedule, time, vcpu, xenbus, xenstore};
+use crate::{backend, dom0, lifecycle, log_dirty, printk, schedule, time, vcpu, xenbus, xenstore};
 
 /// What one run of the task takes at most, ns.
 const SLICE: u64 = 2_000_000;
@@ -47,6 +49,8 @@ const FIRST_WAIT: u64 = 1_000_000_000;
 const MOST_FAILURES: u32 = 6;
 
 static TASK: Once<Task> = Once::new();
+/// Domains that are kept from running until what they write is not logged.
+static HELD: Mutex<Vec<Arc<Domain>>> = Mutex::new(Vec::new());
 /// Dom0s in a row that did not live long.
 static FAILURES: AtomicU32 = AtomicU32::new(0);
 static STARTED_AT: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
@@ -113,6 +117,35 @@ pub fn begin(reason: u32) -> bool {
     true
 }
 
+/// Ends what the dead Dom0 had begun with other domains, which nobody else would: who was being
+/// destroyed is, and what they write to memory and disks is not logged any more. `Busy` and
+/// `Restart` as [`step`].
+fn finish_for_dom0() -> Result<(), Error> {
+    backend::block::end_logs();
+    let mut held = HELD.lock();
+    for domain in domain::all() {
+        match domain.life_stage() {
+            Life::Dying => lifecycle::kill(&domain, &Deadline(time::now().saturating_add(SLICE)))?,
+            // This CPU may be its own: it is off it when this task has ended.
+            Life::Alive if domain.mm.is_logging() && !held.iter().any(|it| it.id == domain.id) => {
+                schedule::begin_pause(&domain);
+                held.push(domain);
+            }
+            _ => {}
+        }
+    }
+    while let Some(domain) = held.pop() {
+        if domain.vcpus().any(schedule::is_running) {
+            held.push(domain);
+            return Err(Error::Busy);
+        }
+        log_dirty::stop(&domain);
+        schedule::unpause_domain(&domain);
+        log::info!("{}: what it writes is not logged any more", domain.id);
+    }
+    Ok(())
+}
+
 /// The task: goes as far as it can.
 fn run() -> Progress {
     match step() {
@@ -155,6 +188,7 @@ fn step() -> Result<(), Error> {
         return Err(Error::Busy);
     }
     let _control = lifecycle::control().map_err(|_| Error::Busy)?;
+    finish_for_dom0()?;
     let dom0 = dom0::make();
     run_dom0(&dom0);
     printk!("Dom0 is restarted");

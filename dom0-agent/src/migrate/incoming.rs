@@ -10,6 +10,8 @@ use rustls::ServerConfig;
 use xen_abi::arch_x86::{CpuidLeaf, MsrEntry};
 
 use super::config::{self, Saved};
+use super::disks::device::Attached;
+use super::disks::target::{self, Expected};
 use super::file::{Incoming, check};
 use super::handover::{Target as State, TargetAction, TargetEvent, ToTarget};
 use super::status::Arrival;
@@ -38,12 +40,15 @@ pub struct Receiver {
     listener: TcpListener,
     tls: Option<Arc<ServerConfig>>,
     moves: Moves,
+    disks: Expected,
 }
 
 impl Receiver {
     /// Listens; plain TCP if `plain`.
     pub fn new(listen: &str, plain: bool) -> Result<Self> {
-        sweep(&Control::open()?, &mut Store::open()?)?;
+        let (control, mut store) = (Control::open()?, Store::open()?);
+        sweep(&control, &mut store)?;
+        super::disks::sweep(&control, &mut store)?;
         let tls = match plain {
             true => None,
             false => Some(Keys::new(super::tls::DIRECTORY.as_ref()).server()?),
@@ -54,6 +59,7 @@ impl Receiver {
             listener,
             tls,
             moves: Moves::default(),
+            disks: Expected::default(),
         })
     }
 
@@ -65,14 +71,15 @@ impl Receiver {
             if Arc::strong_count(&active) > CONNECTIONS {
                 continue;
             }
-            let (tls, moves, active) = (
+            let (tls, moves, disks, active) = (
                 self.tls.clone(),
                 Arc::clone(&self.moves),
+                self.disks.clone(),
                 Arc::clone(&active),
             );
             let serve = move || {
                 let _active = active;
-                match serve(stream, tls.as_ref(), &moves) {
+                match serve(stream, tls.as_ref(), &moves, &disks) {
                     Ok(Some(arrival)) => {
                         println!(
                             "{} came from {} and is domain {}",
@@ -127,6 +134,7 @@ fn serve(
     stream: TcpStream,
     tls: Option<&Arc<ServerConfig>>,
     moves: &Moves,
+    disks: &Expected,
 ) -> Result<Option<Arrival>> {
     let mut channel = Channel::accept(stream, tls)?;
     channel.set_patience(Some(SILENCE))?;
@@ -134,7 +142,8 @@ fn serve(
     wire::send(&mut channel, &Hello::ours())?;
     hello.version()?;
     match wire::receive(&mut channel)? {
-        FromSource::Offer(offer) => take(channel, &offer, moves),
+        FromSource::Offer(offer) => take(channel, &offer, moves, disks),
+        FromSource::Disks { id } => disks.serve(&id, channel).map(|()| None),
         FromSource::Ask { id } => {
             let answer = answer(&id, moves)?;
             wire::send(&mut channel, &answer)?;
@@ -227,7 +236,7 @@ fn prepare(
     control: &Control,
     store: &mut Store,
     offer: &Offer,
-) -> std::result::Result<(Saved, Incoming), Vec<String>> {
+) -> std::result::Result<(Saved, Incoming, Vec<Attached>), Vec<String>> {
     let mut reasons = Vec::new();
     let saved = match config::from_json(&offer.config) {
         Ok(saved) => saved,
@@ -275,8 +284,13 @@ fn prepare(
     if let Err(error) = control.set_cpu_policy(new.domain(), &policy) {
         reasons.push(format!("the CPU that the guest sees: {error}"));
     }
+    let disks =
+        target::prepare(store, new.domain(), &saved.config, &offer.disks).unwrap_or_else(|why| {
+            reasons.extend(why);
+            Vec::new()
+        });
     match reasons.is_empty() {
-        true => Ok((saved, new)),
+        true => Ok((saved, new, disks)),
         false => {
             new.remove(control, store);
             Err(reasons)
@@ -285,7 +299,12 @@ fn prepare(
 }
 
 /// Takes a domain.
-fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arrival>> {
+fn take(
+    mut channel: Channel,
+    offer: &Offer,
+    moves: &Moves,
+    expected: &Expected,
+) -> Result<Option<Arrival>> {
     let control = Control::open()?;
     let mut store = Store::open()?;
     // A number that is known, here or on disk, is no new move.
@@ -294,7 +313,7 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
         true => Err(vec!["a move of this number was here already".to_owned()]),
         false => prepare(&control, &mut store, offer),
     };
-    let (saved, mut new) = match prepared {
+    let (saved, mut new, disks) = match prepared {
         Ok(prepared) => prepared,
         Err(reasons) => {
             wire::send(
@@ -324,11 +343,15 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
         return Err(error);
     }
     lock(moves).insert(offer.id.clone(), arrival);
+    let waiting = (!disks.is_empty()).then(|| expected.expect(&offer.id, disks));
+    // Dom0 lets them go at the end: the guest does not wait for that.
+    let mut filled = None;
     let received = (|| {
         wire::send(&mut channel, &FromTarget::Accept)?;
         let mut stream = StreamReader::new(&mut channel);
         new.receive(&control, &mut stream, &mut |_, _, _| {})?;
         stream.finish()?;
+        filled = waiting.as_ref().map(|disks| disks.wait()).transpose()?;
         new.attach(&mut store, &saved)?;
         cpu::remember(&mut store, &saved.uuid, &cpu::set_of(&offer.visible))
     })();

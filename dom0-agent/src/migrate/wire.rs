@@ -14,6 +14,7 @@ use std::io::{self, Read, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::disks::{self, DiskOffer};
 use crate::error::{Error, Result};
 
 /// Versions that this program speaks.
@@ -52,6 +53,9 @@ pub struct Hello {
     pub versions: Vec<u32>,
     /// What it is.
     pub software: String,
+    /// What it can beside the least that a version asks for.
+    #[serde(default)]
+    pub features: Vec<String>,
 }
 
 impl Hello {
@@ -61,6 +65,7 @@ impl Hello {
             protocol: PROTOCOL.into(),
             versions: VERSIONS.to_vec(),
             software: concat!("overcast ", env!("CARGO_PKG_VERSION")).into(),
+            features: vec![disks::FEATURE.into()],
         }
     }
 
@@ -106,6 +111,9 @@ pub struct Offer {
     /// Take it although the CPU lacks what it has seen.
     #[serde(default)]
     pub force_cpu: bool,
+    /// Disks that come along.
+    #[serde(default)]
+    pub disks: Vec<DiskOffer>,
 }
 
 /// Messages from the source.
@@ -118,6 +126,11 @@ pub enum FromSource {
     Commit,
     /// What became of that one?
     Ask {
+        /// Number of the move.
+        id: String,
+    },
+    /// What follows are the disks of a move that was accepted on another connection.
+    Disks {
         /// Number of the move.
         id: String,
     },
@@ -189,6 +202,13 @@ fn get(from: &mut impl Read, payload: &mut Vec<u8>) -> io::Result<u8> {
 /// Sends a message.
 pub fn send(to: &mut impl Write, message: &impl Serialize) -> Result<()> {
     put(to, MESSAGE, &serde_json::to_vec(message)?)?;
+    to.flush()?;
+    Ok(())
+}
+
+/// Sends a piece of a stream that is empty: a sign of life.
+pub fn keep_alive(to: &mut impl Write) -> Result<()> {
+    put(to, STREAM, &[])?;
     to.flush()?;
     Ok(())
 }
@@ -420,6 +440,7 @@ mod tests {
                 let data: Vec<u8> = (0..length).map(|at| (at / 7) as u8 ^ seed).collect();
                 let mut writer = StreamWriter::new(Vec::new(), compression);
                 for piece in data.chunks(step) {
+                    keep_alive(writer.inner()).expect("into memory");
                     writer.write_all(piece).expect("into memory");
                 }
                 let (mut wire, _) = writer.finish().expect("into memory");

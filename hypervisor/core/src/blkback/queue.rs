@@ -109,6 +109,8 @@ struct Slot<P> {
     data: Data,
     /// Where on the device what was not submitted yet goes.
     sector: u64,
+    /// What it changes of the disk that is shown: first sector, and how many.
+    changes: (u64, u64),
     /// Segments (of a transfer) or sectors (of a discard) that were submitted.
     done: u64,
     /// Requests at the device.
@@ -132,6 +134,7 @@ impl<P> Slot<P> {
             post_flush: false,
             data: Data::Nothing,
             sector: 0,
+            changes: (0, 0),
             done: 0,
             outstanding: 0,
             status: BLKIF_RSP_OKAY,
@@ -554,6 +557,7 @@ impl<F: Frontend> Queue<F> {
         slot.post_flush = false;
         slot.data = Data::Nothing;
         slot.sector = 0;
+        slot.changes = (0, 0);
         slot.done = 0;
         slot.outstanding = 0;
         slot.status = BLKIF_RSP_OKAY;
@@ -564,6 +568,7 @@ impl<F: Frontend> Queue<F> {
                     return Err(Refusal::Status(BLKIF_RSP_EOPNOTSUPP));
                 }
                 slot.sector = self.locate(request.sector, sectors, true)?;
+                slot.changes = (request.sector, sectors);
                 slot.data = Data::Discard { sectors };
                 Ok(())
             }
@@ -605,6 +610,9 @@ impl<F: Frontend> Queue<F> {
                     }
                 };
                 slot.sector = self.locate(request.sector, bytes / 512, write)?;
+                if write {
+                    slot.changes = (request.sector, bytes / 512);
+                }
                 slot.data = Data::Transfer { write };
                 Ok(())
             }
@@ -718,6 +726,11 @@ impl<F: Frontend> Queue<F> {
             return Ok(());
         }
         slot.outstanding -= 1;
+        if slot.outstanding == 0 && slot.stage == Stage::Data {
+            // Also if it failed, or nobody waits for it any more.
+            let (sector, sectors) = slot.changes;
+            self.disk.wrote(sector, sectors);
+        }
         let in_data = slot.stage == Stage::Data && matches!(slot.data, Data::Transfer { .. });
         match status {
             BlockStatus::Ok => {}
