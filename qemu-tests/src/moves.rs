@@ -2,17 +2,7 @@
 
 use crate::guest_log;
 use crate::machine::{Machine, System};
-use crate::session::Session;
-
-/// Runs a command in Dom0 and asks for a text in its answer.
-fn says(session: &mut Session, command: &str, wanted: &str) -> Result<(), String> {
-    let answer = session.shell(command)?;
-    if answer.contains(wanted) {
-        Ok(())
-    } else {
-        Err(session.failure(&format!("`{command}` gave {answer:?}, without {wanted:?}")))
-    }
-}
+use crate::session::{Session, says};
 
 /// The guest counts on from where it was: three numbers more, none for the second time, and
 /// its memory as it was.

@@ -8,7 +8,7 @@
 
 use crate::guest_log;
 use crate::machine::{Machine, System};
-use crate::session::Session;
+use crate::session::{Session, says};
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -168,16 +168,6 @@ fn machine(number: u32, wire: [u16; 2], guests: &[String]) -> Result<Machine, St
         format!("virtio-net-pci,netdev=n1,mac=52:54:00:00:01:0{number},romfile="),
     ]);
     Ok(machine)
-}
-
-/// Runs a command in Dom0 and asks for a text in its answer.
-fn says(session: &mut Session, command: &str, wanted: &str) -> Result<(), String> {
-    let answer = session.shell(command)?;
-    if answer.contains(wanted) {
-        Ok(())
-    } else {
-        Err(session.failure(&format!("`{command}` gave {answer:?}, without {wanted:?}")))
-    }
 }
 
 /// Each makes its keys and trusts the other's.
