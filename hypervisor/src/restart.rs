@@ -200,6 +200,12 @@ fn step() -> Result<(), Error> {
     if mm().domain(DomainId::DOM0).is_some() || time::now() < STARTS.lock().next {
         return Err(Error::Busy);
     }
+    for domain in domain::all() {
+        if domain.life_stage() == Life::Dying {
+            // Backends hold what it granted.
+            xenbus::remove_devices(domain.id);
+        }
+    }
     let _control = lifecycle::control().map_err(|_| Error::Busy)?;
     finish_for_dom0()?;
     let dom0 = dom0::make();

@@ -16,6 +16,7 @@ use xen_abi::io_xenbus::{XENBUS_STATE_CLOSING, XENBUS_STATE_INIT_WAIT, XENBUS_ST
 use super::{Rings, Shell, random};
 use crate::config::DomainConfig;
 use crate::config::devices::{BACKEND_DOMAIN, Disk, Vif};
+use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -386,6 +387,21 @@ pub fn remove_devices(store: &mut Store, domain: u16) -> Result<()> {
         for parent in ["", "error/"] {
             let path = format!("/local/domain/{BACKEND_DOMAIN}/{parent}backend/{kind}/{domain}");
             remove_node(store, &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what the store says of domains that are no more: a Dom0 that died while it took them
+/// apart left it.
+pub fn sweep(control: &Control, store: &mut Store) -> Result<()> {
+    // In this order: who makes a domain makes it before its nodes.
+    let names = store.list("/local/domain")?;
+    let domains = control.domains()?;
+    for domain in names.iter().filter_map(|name| name.parse::<u16>().ok()) {
+        let there = domains.iter().any(|info| info.id == domain);
+        if domain != 0 && domain != BACKEND_DOMAIN && !there {
+            remove(store, domain)?;
         }
     }
     Ok(())

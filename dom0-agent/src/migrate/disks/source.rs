@@ -22,7 +22,7 @@ use crate::migrate::wire::{self, Compression, FromTarget, StreamWriter};
 use crate::store::Store;
 use crate::xen::overcast::DiskLog;
 
-/// Between two looks at the log when there is little in it.
+/// See [`Copier::rest`].
 const REST: Duration = Duration::from_millis(500);
 /// How often it is looked meanwhile whether the guest is suspended.
 const LOOK: Duration = Duration::from_millis(10);
@@ -105,6 +105,7 @@ impl Plan {
                 disks,
                 pace: &pace,
                 shared: &state,
+                rest: REST,
             };
             let result = send(&mut copier, channel_of_disks, compression, goals);
             // The guest does not wait for Dom0 to let its disks go, which happens then.
@@ -346,6 +347,8 @@ struct Copier<'a, D> {
     disks: Vec<D>,
     pace: &'a Pace,
     shared: &'a Shared,
+    /// Between two looks at the log when there is little in it.
+    rest: Duration,
 }
 
 /// Blocks of each disk, a bit each.
@@ -402,7 +405,7 @@ impl<D: Logged> Copier<'_, D> {
                 || self.is_little(self.bytes(&todo), begin.elapsed(), goals)?;
             if settled {
                 self.shared.settled.store(true, Ordering::Release);
-                let end = Instant::now() + REST;
+                let end = Instant::now() + self.rest;
                 while Instant::now() < end && !self.shared.finish.load(Ordering::Acquire) {
                     self.check()?;
                     sleep(LOOK);
@@ -560,6 +563,8 @@ fn put(out: &mut impl Write, disk: usize, offset: u64, data: &[u8]) -> Result<u6
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use proptest::prelude::*;
 
     use super::super::model::Model;
@@ -573,58 +578,74 @@ mod tests {
         suspend_anyway: false,
     };
 
-    /// A disk whose guest is suspended once it has written all that it wants to.
-    struct Guest<'a>(Model, &'a Shared);
+    /// A disk whose guest is suspended once it has written all that it wants to, to all of them.
+    struct Guest<'a> {
+        disk: Model,
+        shared: &'a Shared,
+        /// Writes to come.
+        left: &'a AtomicUsize,
+    }
+
+    impl Guest<'_> {
+        fn writes(&mut self) {
+            if let Some((offset, data)) = self.disk.guest.pop() {
+                self.disk.guest_writes(offset, &data);
+                self.left.fetch_sub(1, Ordering::Relaxed);
+            }
+            if self.left.load(Ordering::Relaxed) == 0 {
+                self.shared.finish();
+            }
+        }
+    }
 
     impl Disk for Guest<'_> {
         fn size(&self) -> u64 {
-            self.0.size()
+            self.disk.size()
         }
         fn read(&mut self, offset: u64, length: usize) -> std::io::Result<&[u8]> {
-            if self.0.guest.is_empty() {
-                self.1.finish();
-            }
-            self.0.read(offset, length)
+            self.writes();
+            self.disk.read(offset, length)
         }
         fn write(&mut self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-            self.0.write(offset, data)
+            self.disk.write(offset, data)
         }
         fn sync(&mut self) -> std::io::Result<()> {
-            self.0.sync()
+            self.disk.sync()
         }
     }
 
     impl Logged for Guest<'_> {
         fn block(&self) -> u64 {
-            self.0.block()
+            self.disk.block()
         }
         fn written(&mut self) -> Result<Vec<u64>> {
-            // One that nothing is read of any more.
-            if let Some((offset, data)) = self.0.guest.pop() {
-                self.0.guest_writes(offset, &data);
-            }
-            if self.0.guest.is_empty() {
-                self.1.finish();
-            }
-            self.0.written()
+            // Also one that nothing is read of any more.
+            self.writes();
+            self.disk.written()
         }
     }
 
     fn copy(models: Vec<Model>, compression: Compression) -> (Vec<Model>, Vec<Model>, Progress) {
         let (shared, pace) = (Shared::default(), Pace::new(0));
         shared.settled.store(true, Ordering::Relaxed);
+        let left = AtomicUsize::new(models.iter().map(|model| model.guest.len()).sum());
         let mut copier = Copier {
             disks: models
                 .into_iter()
-                .map(|model| Guest(model, &shared))
+                .map(|disk| Guest {
+                    disk,
+                    shared: &shared,
+                    left: &left,
+                })
                 .collect(),
             pace: &pace,
             shared: &shared,
+            rest: Duration::ZERO,
         };
         let mut out = StreamWriter::new(Vec::new(), compression);
         copier.run(&mut out, GOALS).expect("all is read");
         let (wire, _) = out.finish().expect("into memory");
-        let from: Vec<Model> = copier.disks.into_iter().map(|guest| guest.0).collect();
+        let from: Vec<Model> = copier.disks.into_iter().map(|guest| guest.disk).collect();
         let shapes: Vec<Shape> = from
             .iter()
             .map(|disk| Shape {
@@ -663,6 +684,7 @@ mod tests {
             disks: Vec::new(),
             pace: &pace,
             shared: &shared,
+            rest: Duration::ZERO,
         };
         let pass = |read: u64| Pass {
             read,
@@ -733,7 +755,7 @@ mod tests {
             let compression = if packed { Compression::Lz4 } else { Compression::None };
             let (from, to, _) = copy(models, compression);
             for (from, to) in from.iter().zip(&to) {
-                prop_assert!(from.guest.is_empty() || from.log.iter().all(|&word| word == 0));
+                prop_assert!(from.guest.is_empty() && from.log.iter().all(|&word| word == 0));
                 prop_assert!(from.data == to.data && to.synced);
             }
         }

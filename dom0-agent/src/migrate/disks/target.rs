@@ -51,14 +51,12 @@ pub fn prepare(
     offers: &[DiskOffer],
 ) -> std::result::Result<Vec<Attached>, Vec<String>> {
     let (mut attached, mut reasons) = (Vec::new(), Vec::new());
+    let mut disks: Vec<_> = config.disks.iter().filter(|it| !it.read_only).collect();
     for offer in offers {
-        let disk = config
-            .disks
-            .iter()
-            .find(|disk| disk.device == offer.device && !disk.read_only);
-        let Some(disk) = disk else {
+        let place = disks.iter().position(|it| it.device == offer.device);
+        let Some(disk) = place.map(|place| disks.remove(place)) else {
             reasons.push(format!("disk {}: it is none of the domain's", offer.device));
-            continue;
+            break;
         };
         let wanted = Wanted {
             source: &disk.source,
@@ -70,6 +68,9 @@ pub fn prepare(
             Ok(new) => {
                 reasons.extend(unfit(new.shape, offer));
                 attached.push(new);
+            }
+            Err(Error::Device { why, .. }) => {
+                reasons.push(format!("disk {}: {why}", offer.device));
             }
             Err(error) => reasons.push(format!("disk {}: {error}", offer.device)),
         }
