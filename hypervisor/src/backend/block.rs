@@ -32,7 +32,7 @@ use overcast_core::blkback::negotiate::{self, Choice, Offer, RingKeys};
 use overcast_core::blkback::queue::Queue;
 use overcast_core::blkback::{Disk, Fault, Frontend};
 use overcast_core::error::{Error, Result};
-use overcast_core::grant::{BackendGrant, GrantError, GrantTable};
+use overcast_core::grant::{BackendGrant, BackendGrants, GrantError, GrantTable};
 use overcast_core::ids::{DomainId, EventPort, GrantRef};
 use overcast_core::machine::{Frame, Memory};
 use overcast_core::vdisk::claims::{ClaimId, Claims};
@@ -120,6 +120,7 @@ struct Link {
 
 impl Frontend for Link {
     type Page = BackendGrant<'static, Host>;
+    type Pages = BackendGrants<'static, Host>;
 
     fn frame(&self, mfn: Mfn) -> Option<&Frame> {
         Host.frame(mfn)
@@ -132,6 +133,10 @@ impl Frontend for Link {
     ) -> core::result::Result<Self::Page, GrantError> {
         self.grants
             .map_for_backend(&Host, DomainId::XEN, reference, readonly)
+    }
+
+    fn pages(&self) -> Self::Pages {
+        BackendGrants::new(&Host, self.grants.clone(), DomainId::XEN)
     }
 
     fn notify(&self) {

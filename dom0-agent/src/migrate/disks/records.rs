@@ -7,10 +7,11 @@
 //!  disk     index in the offer; length and offset in bytes
 //! ```
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 
 use super::CHUNK;
 use crate::error::{Error, Result};
+use crate::migrate::wire::{Compression, Item, PIECE, put_item};
 
 const HEADER: usize = 16;
 const NOTHING: u16 = 0;
@@ -47,6 +48,69 @@ pub enum Record {
         /// How many.
         length: usize,
     },
+}
+
+/// Packs records into frames.
+pub struct Packer<W> {
+    to: W,
+    piece: Vec<u8>,
+    compression: Compression,
+    packed: u64,
+}
+
+impl<W: Write> Packer<W> {
+    /// Into `to`.
+    pub fn new(to: W, compression: Compression) -> Self {
+        Self {
+            to,
+            piece: Vec::with_capacity(PIECE),
+            compression,
+            packed: 0,
+        }
+    }
+
+    /// Bytes that went out.
+    pub fn packed(&self) -> u64 {
+        self.packed
+    }
+
+    /// Where it goes.
+    pub fn inner(&mut self) -> &mut W {
+        &mut self.to
+    }
+
+    fn item(&mut self, item: &Item) -> io::Result<()> {
+        let bytes = put_item(&mut self.to, item, self.compression)?;
+        self.packed = self.packed.saturating_add(bytes);
+        Ok(())
+    }
+
+    /// Ends the stream.
+    pub fn finish(mut self) -> io::Result<(W, u64)> {
+        self.flush()?;
+        self.item(&Item::End)?;
+        Ok((self.to, self.packed))
+    }
+}
+
+impl<W: Write> Write for Packer<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = PIECE.saturating_sub(self.piece.len());
+        let (taken, _) = bytes.split_at(bytes.len().min(room));
+        self.piece.extend_from_slice(taken);
+        if self.piece.len() >= PIECE {
+            self.flush()?;
+        }
+        Ok(taken.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.piece.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
+        self.item(&Item::Piece(piece))
+    }
 }
 
 fn put(to: &mut impl Write, kind: u16, disk: usize, offset: u64, length: usize) -> Result<()> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use xen_abi::errno;
 
 use super::device::{Attached, BlockFile, Wanted, shape, sweep};
-use super::records;
+use super::records::{self, Packer};
 use super::{CHUNK, Disk, DiskOffer, Logged, Pass};
 use crate::config::DomainConfig;
 use crate::config::devices::BACKEND_DOMAIN;
@@ -18,7 +18,7 @@ use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::migrate::pace::Pace;
 use crate::migrate::tls::Channel;
-use crate::migrate::wire::{self, Compression, FromTarget, StreamWriter};
+use crate::migrate::wire::{self, Compression, FromTarget};
 use crate::store::Store;
 use crate::xen::overcast::DiskLog;
 
@@ -317,7 +317,7 @@ fn send<D: Logged>(
     compression: Compression,
     goals: Goals,
 ) -> Result<()> {
-    let mut out = StreamWriter::new(channel, compression);
+    let mut out = Packer::new(channel, compression);
     let sent = copier.run(&mut out, goals);
     let mut channel = match sent {
         Ok(()) => out.finish()?.0,
@@ -336,7 +336,7 @@ fn send<D: Logged>(
     };
     channel.set_patience(Some(SAFE))?;
     match wire::receive(&mut channel)? {
-        FromTarget::Ready => Ok(()),
+        FromTarget::Ready { .. } => Ok(()),
         FromTarget::Gone { why } => Err(Error::Peer(format!("it cannot keep the disks: {why}"))),
         _ => Err(Error::Peer("it does not say that it has the disks".into())),
     }
@@ -388,7 +388,7 @@ impl<D: Logged> Copier<'_, D> {
     }
 
     /// Until the guest is suspended, and once more.
-    fn run<W: Write>(&mut self, out: &mut StreamWriter<W>, goals: Goals) -> Result<()> {
+    fn run<W: Write>(&mut self, out: &mut Packer<W>, goals: Goals) -> Result<()> {
         let begin = Instant::now();
         let mut todo = self.everything();
         loop {
@@ -455,7 +455,7 @@ impl<D: Logged> Copier<'_, D> {
     /// Sends blocks, and clears their bits. With the guest suspended, as fast as it goes.
     fn pass<W: Write>(
         &mut self,
-        out: &mut StreamWriter<W>,
+        out: &mut Packer<W>,
         todo: &mut Blocks,
         suspended: bool,
     ) -> Result<()> {
@@ -642,7 +642,7 @@ mod tests {
             shared: &shared,
             rest: Duration::ZERO,
         };
-        let mut out = StreamWriter::new(Vec::new(), compression);
+        let mut out = Packer::new(Vec::new(), compression);
         copier.run(&mut out, GOALS).expect("all is read");
         let (wire, _) = out.finish().expect("into memory");
         let from: Vec<Model> = copier.disks.into_iter().map(|guest| guest.disk).collect();

@@ -13,7 +13,7 @@ use super::{CHUNK, Disk, DiskOffer};
 use crate::config::DomainConfig;
 use crate::error::{Error, Result};
 use crate::migrate::tls::Channel;
-use crate::migrate::wire::{self, FromTarget, StreamReader};
+use crate::migrate::wire::{self, FromTarget, Items, StreamReader};
 use crate::store::Store;
 
 /// How long the source may take to come with its disks.
@@ -131,7 +131,10 @@ impl Expected {
         };
         let result = fill(&mut channel, &disks, &stop);
         let answer = match &result {
-            Ok(()) => FromTarget::Ready,
+            Ok(()) => FromTarget::Ready {
+                finish_ms: 0,
+                devices_ms: 0,
+            },
             Err(error) => FromTarget::Gone {
                 why: error.to_string(),
             },
@@ -151,7 +154,7 @@ fn fill(channel: &mut Channel, disks: &[Attached], stop: &AtomicBool) -> Result<
         files.push(disk.open(true)?);
     }
     let shapes: Vec<Shape> = disks.iter().map(|disk| disk.shape).collect();
-    let mut stream = StreamReader::new(channel);
+    let mut stream = StreamReader::of(Items::new(channel));
     write_all(&mut stream, &shapes, &mut files, stop)
 }
 

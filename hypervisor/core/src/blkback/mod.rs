@@ -42,7 +42,7 @@ use spin::Mutex;
 
 use crate::addr::Mfn;
 use crate::error::{Error, Result as CoreResult};
-use crate::grant::{BackendGrant, GrantError, GrantHost};
+use crate::grant::{BackendGrant, BackendGrants, GrantError, GrantHost};
 use crate::ids::GrantRef;
 use crate::machine::Frame;
 use overcast_drivers::block::{BlockInfo, RangeLimits};
@@ -66,16 +66,62 @@ impl<H: GrantHost> GrantedPage for BackendGrant<'_, H> {
     }
 }
 
+/// The granted frames of a request, in use together; dropping them ends the use.
+pub trait GrantedPages: Send {
+    /// Ends the use of those before, and begins to use others: all, or none on failure, of
+    /// which the first is named.
+    fn map(
+        &mut self,
+        references: impl ExactSizeIterator<Item = GrantRef>,
+        readonly: bool,
+    ) -> Result<(), (GrantRef, GrantError)>;
+
+    /// Ends the use of all.
+    fn clear(&mut self);
+
+    /// Where so many bytes from an offset in the n-th frame are in machine memory; `None` if
+    /// they are not all granted.
+    fn locate(&self, index: usize, offset: usize, length: usize) -> Option<u64>;
+}
+
+impl<H: GrantHost> GrantedPages for BackendGrants<'_, H> {
+    fn map(
+        &mut self,
+        references: impl ExactSizeIterator<Item = GrantRef>,
+        readonly: bool,
+    ) -> Result<(), (GrantRef, GrantError)> {
+        self.map(references, readonly)
+    }
+
+    fn clear(&mut self) {
+        self.clear();
+    }
+
+    #[inline]
+    fn locate(&self, index: usize, offset: usize, length: usize) -> Option<u64> {
+        let frame = self.frames().get(index)?;
+        let start = frame.mfn().address().get();
+        frame
+            .allows(offset, length)
+            .then_some(start + offset as u64)
+    }
+}
+
 /// The other end of a ring: a guest's frontend.
 pub trait Frontend: Send {
     /// What using a grant gives.
     type Page: GrantedPage;
+    /// What using those of a request gives.
+    type Pages: GrantedPages;
 
     /// The contents of a frame that the guest granted.
     fn frame(&self, mfn: Mfn) -> Option<&Frame>;
 
     /// Begins to use a grant of the guest's.
     fn map(&self, reference: GrantRef, readonly: bool) -> Result<Self::Page, GrantError>;
+
+    /// None of the guest's grants yet.
+    fn pages(&self) -> Self::Pages;
 
     /// Sends the event of the ring.
     fn notify(&self);

@@ -126,10 +126,54 @@ impl Drop for Page {
     }
 }
 
+/// Pages of a request.
+pub struct Pages {
+    guest: Arc<Guest>,
+    pages: Vec<Page>,
+}
+
+impl GrantedPages for Pages {
+    fn map(
+        &mut self,
+        references: impl ExactSizeIterator<Item = GrantRef>,
+        readonly: bool,
+    ) -> Result<(), (GrantRef, GrantError)> {
+        self.pages.clear();
+        for reference in references {
+            match Backend(self.guest.clone()).map(reference, readonly) {
+                Ok(page) => self.pages.push(page),
+                Err(error) => {
+                    self.pages.clear();
+                    return Err((reference, error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        self.pages.clear();
+    }
+
+    fn locate(&self, index: usize, offset: usize, length: usize) -> Option<u64> {
+        let page = self.pages.get(index)?;
+        let start = page.mfn().address().get();
+        page.allows(offset, length).then_some(start + offset as u64)
+    }
+}
+
 pub struct Backend(pub Arc<Guest>);
 
 impl Frontend for Backend {
     type Page = Page;
+    type Pages = Pages;
+
+    fn pages(&self) -> Pages {
+        Pages {
+            guest: self.0.clone(),
+            pages: Vec::new(),
+        }
+    }
 
     fn frame(&self, mfn: Mfn) -> Option<&Frame> {
         self.0.surprise();
