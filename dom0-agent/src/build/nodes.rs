@@ -306,6 +306,9 @@ fn vif(nic: &Vif, number: u32) -> Result<Device<'static>> {
     if let Some((bytes, interval)) = nic.rate {
         backend.push(("rate", format!("{bytes},{interval}")));
     }
+    if !nic.spoofchk {
+        backend.push(("spoofchk", "0".to_owned()));
+    }
     if let Some(mtu) = nic.mtu {
         backend.push(("mtu", mtu.to_string()));
         frontend.push(("mtu", mtu.to_string()));
