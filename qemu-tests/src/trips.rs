@@ -210,7 +210,7 @@ fn trip(hosts: &mut [Session; 2], from: usize, plan: &Plan, client: &Client) -> 
     let before = client.ten_more(patience)?;
     client.heard().silence = Duration::ZERO;
     let to = 1 - from;
-    hosts[to].shell(": >/var/log/overcast/g.log")?;
+    hosts[to].shell("mkdir -p /var/log/overcast; true >/var/log/overcast/g.log")?;
     let command = format!(
         "overcast migrate --json g 10.9.0.{} --compress {}{} >/tmp/move 2>/tmp/error || cat /tmp/error; \
          grep '^  \"' /tmp/move; sed -n '/\"pause\"/,/}}/p' /tmp/move; grep -c '\"dirty\"' /tmp/move | sed 's/.*/\"count\": &/'",

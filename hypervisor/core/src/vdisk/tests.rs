@@ -277,7 +277,7 @@ fn a_mirror_uses_what_its_domain_uses_and_nothing_else() {
     let (control, guest, other) = (DomainId(0), DomainId(1), DomainId(2));
     for mirror_first in [false, true] {
         let mut claims = Claims::new();
-        let mut mirror =
+        let mirror =
             |claims: &mut Claims, whose| claims.claim_for(control, Some(whose), "vda", &disk);
         if mirror_first {
             mirror(&mut claims, guest).unwrap();
