@@ -1,10 +1,11 @@
 //! Recorded machines, and what is told of them: compared with the texts in `testdata`, which
 //! are written anew with `UPDATE_TESTDATA=1`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use overcast_core::cpuid::{CpuidPolicy, Hardware, Identity, Leaf, Level, SystemPolicies, pool};
+use overcast_core::cpuid::{
+    CpuidPolicy, Hardware, Identity, Level, SystemPolicies, parse_leaves, pool,
+};
 use proptest::prelude::*;
 use xen_abi::cpufeatureset as f;
 
@@ -21,18 +22,8 @@ const QEMU64: &str = include_str!("../../../hypervisor/core/src/cpuid/testdata/q
 
 /// A machine as the hypervisor shows it, with the highest level up to v3.
 fn machine(name: &str, recorded: &str, faulting: bool) -> Machine {
-    let mut leaves: BTreeMap<(u32, u32), Leaf> = BTreeMap::new();
-    for line in recorded.lines().take_while(|line| *line != "dom0") {
-        let words: Vec<u32> = line
-            .split([':', ' '])
-            .filter(|word| word.len() == 8)
-            .filter_map(|word| u32::from_str_radix(word, 16).ok())
-            .collect();
-        if let [leaf, subleaf, a, b, c, d] = words[..] {
-            let subleaf = if subleaf == u32::MAX { 0 } else { subleaf };
-            leaves.insert((leaf, subleaf), [a, b, c, d]);
-        }
-    }
+    let end = recorded.find("\ndom0").unwrap_or(recorded.len());
+    let leaves = parse_leaves(&recorded[..end]);
     let raw = |leaf, subleaf| leaves.get(&(leaf, subleaf)).copied().unwrap_or([0; 4]);
     let hardware = Hardware {
         cpuid_faulting: faulting,

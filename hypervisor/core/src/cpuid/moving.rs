@@ -207,22 +207,30 @@ impl SystemPolicies {
         self.pv_max.cpuid_faulting
     }
 
-    /// Features that user space sees here beside those of its guest's policy.
+    /// What the CPU has beside the features of a guest's policy, and what keeps each of them
+    /// from the guest's user space.
+    pub fn beside(&self, guest: &CpuidPolicy) -> impl Iterator<Item = (Feature, Hiding)> {
+        // These say what the operating system set up, here the hypervisor; and AMD's CPUs
+        // tell of SYSENTER, which they do not have in long mode.
+        let amd = self.raw.vendor.is_amd();
+        let no_matter =
+            move |feature| [f::OSXSAVE, f::OSPKE].contains(&feature) || (amd && feature == f::SEP);
+        FEATURES
+            .iter()
+            .copied()
+            .filter(move |&feature| {
+                let has = self.raw.has(feature) || self.host.has(feature);
+                has && !guest.has(feature) && !no_matter(feature)
+            })
+            .map(|feature| (feature, hiding(feature, self.faulting())))
+    }
+
+    /// Features that user space sees here, and can use, beside those of its guest's policy.
     pub fn visible_beside(&self, guest: &CpuidPolicy) -> FeatureSet {
         let mut visible = FeatureSet::default();
-        for &feature in FEATURES {
-            let seen = self.raw.has(feature) || self.host.has(feature);
-            if seen && !guest.has(feature) && hiding(feature, self.faulting()) == Hiding::Visible {
-                visible.set(feature, true);
-            }
-        }
-        // These say what the operating system set up, here the hypervisor.
-        visible.set(f::OSXSAVE, false);
-        visible.set(f::OSPKE, false);
-        if self.raw.vendor.is_amd() {
-            // CPUID says so, but not of long mode.
-            visible.set(f::SEP, false);
-        }
+        self.beside(guest)
+            .filter(|&(_, hiding)| hiding == Hiding::Visible)
+            .for_each(|(feature, _)| visible.set(feature, true));
         visible
     }
 }
