@@ -66,6 +66,14 @@ impl Machine {
     }
 }
 
+/// A domain of this machine, and what it has seen of CPUs.
+pub struct Guest {
+    /// Its name.
+    pub name: String,
+    /// That.
+    pub seen: Seen,
+}
+
 /// A policy as the hypervisor or a stream gave it.
 pub fn parse(policy: &CpuPolicy) -> Result<CpuidPolicy> {
     CpuidPolicy::from_leaves(&policy.leaves, &policy.msrs).map_err(|error| Error::CpuPolicy {
@@ -100,6 +108,21 @@ pub fn told(obstacles: &[Obstacle]) -> String {
     lines.join("\n")
 }
 
+/// Whether a CPU's name means the same on every machine: a level, `host` or `auto`.
+pub fn has_name(name: &str) -> bool {
+    matches!(name, "auto" | "host") || Level::by_name(name).is_some()
+}
+
+/// Whose model and name guests of a level have here (`cpu-identity=`): the hypervisor's choice
+/// for those that it is told nothing of.
+fn identity(machine: &SystemPolicies) -> Identity {
+    let usual = &machine.pv_default;
+    match usual.level() {
+        Some(_) if usual.brand() == machine.pv_max.brand() => Identity::Machine,
+        _ => Identity::Level,
+    }
+}
+
 /// The policy of a domain that is to see a CPU by its name: a level, `host`, or a file of
 /// `overcast cpu baseline --json`. `None` for `auto`: as the hypervisor has it.
 ///
@@ -113,7 +136,7 @@ pub fn choose(name: &str, machine: &SystemPolicies) -> Result<Option<CpuPolicy>>
         name => match Level::by_name(name) {
             Some(level) => machine
                 .pv_max
-                .levelled(level, Identity::Level)
+                .levelled(level, identity(machine))
                 .map_err(|lacks| Error::Unfit(lacks.to_string()))?,
             None => {
                 let policy = file::read_policy(name.as_ref())?;

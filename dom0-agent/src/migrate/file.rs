@@ -6,6 +6,7 @@ use std::io::{BufReader, BufWriter, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use overcast_core::cpuid::FeatureSet;
 use serde::Serialize;
 
 use super::config::{self, Saved};
@@ -15,6 +16,8 @@ use super::suspend::{resume, suspend};
 use crate::build::{self, Progress, Rings, Shell, nodes};
 use crate::config::domain::parse_uuid;
 use crate::control::{Control, DomainInfo};
+use crate::cpu;
+use crate::daemon;
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::stream::save::Saver;
@@ -58,7 +61,9 @@ pub fn save(
     patience: Duration,
     progress: Progress<'_>,
 ) -> Result<SaveReport> {
-    let saved = config::of_domain(store, info, control.share(info.id)?)?;
+    let mut saved = config::of_domain(store, info, control.share(info.id)?)?;
+    let seen = cpu::seen(control, store, info.id, &saved.uuid)?;
+    saved.seen = cpu::names_of(&seen.visible);
     let partial = partial(path);
     let file = File::create(&partial).map_err(|error| named(&partial, error))?;
     let result = (|| {
@@ -177,11 +182,13 @@ pub fn restore(
     }
     check(control, store, &saved)?;
     let mut new = Incoming::make(control, store, &saved)?.forced(force_cpu);
+    new.seen = cpu::set_of(&saved.seen);
     let finished = (|| {
         let pages = new.receive(control, &mut from, progress)?;
         container::read_end(&mut from)?;
         progress("making its devices", 0, 0);
         new.attach(store, &saved)?;
+        new.remember(control, store, &mut saved);
         if !paused {
             control.unpause(new.domain())?;
         }
@@ -226,6 +233,8 @@ pub fn check(control: &Control, store: &mut Store, saved: &Saved) -> Result<()> 
 pub struct Incoming {
     /// Also with a CPU that this machine cannot give whole.
     force_cpu: bool,
+    /// What its programs may have seen of CPUs elsewhere, beside its policy.
+    seen: FeatureSet,
     shell: Shell,
     limits: Limits,
     rings: Option<Rings>,
@@ -238,6 +247,7 @@ impl Incoming {
             .ok_or_else(|| Error::Usage("the saved configuration has no UUID".into()))?;
         Ok(Self {
             force_cpu: false,
+            seen: FeatureSet::default(),
             shell: Shell::make(control, &saved.config, uuid, nodes::store_domain(store)?)?,
             limits: Limits {
                 max_vcpus: saved.config.max_vcpus,
@@ -265,7 +275,7 @@ impl Incoming {
         progress: Progress<'_>,
     ) -> Result<u64> {
         let mut reader = Reader::new(from, self.limits)?;
-        let mut target = Arriving::new(control, self.shell.domain, self.force_cpu);
+        let mut target = Arriving::new(control, self.shell.domain, self.force_cpu).seen(self.seen);
         let ports = state::Rings {
             store_port: self.shell.store_port.0,
             console_port: self.shell.console_port.0,
@@ -300,6 +310,19 @@ impl Incoming {
         };
         nodes::write(store, &self.shell, rings, &identity)?;
         nodes::wait_for_backends(store, self.shell.domain, &saved.config)
+    }
+
+    /// Remembers what its programs may have seen elsewhere, and for the daemon what it is when
+    /// it reboots. It runs without that, too.
+    pub fn remember(&self, control: &Control, store: &mut Store, saved: &mut Saved) {
+        let kept = cpu::remember(store, &saved.uuid, &cpu::set_of(&saved.seen))
+            .and_then(|()| daemon::remember_arrival(control, self.domain(), saved));
+        if let Err(error) = kept {
+            eprintln!(
+                "overcast: the daemon will not know {}: {error}",
+                saved.config.name
+            );
+        }
     }
 
     /// Takes it away.

@@ -255,7 +255,7 @@ fn prepare(
             .map(|&(idx, val)| MsrEntry { idx, flags: 0, val })
             .collect(),
     };
-    match cpu::obstacles(control, &policy, &cpu::set_of(&offer.visible)) {
+    match cpu::obstacles(control, &policy, &cpu::set_of(&saved.seen)) {
         Ok(found) if offer.force_cpu => found
             .iter()
             .for_each(|obstacle| eprintln!("overcast: {}: {obstacle}", saved.config.name)),
@@ -294,7 +294,7 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
         true => Err(vec!["a move of this number was here already".to_owned()]),
         false => prepare(&control, &mut store, offer),
     };
-    let (saved, mut new) = match prepared {
+    let (mut saved, mut new) = match prepared {
         Ok(prepared) => prepared,
         Err(reasons) => {
             wire::send(
@@ -324,13 +324,14 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
         return Err(error);
     }
     lock(moves).insert(offer.id.clone(), arrival);
-    let received = (|| {
+    let received: Result<()> = (|| {
         wire::send(&mut channel, &FromTarget::Accept)?;
         let mut stream = StreamReader::new(&mut channel);
         new.receive(&control, &mut stream, &mut |_, _, _| {})?;
         stream.finish()?;
         new.attach(&mut store, &saved)?;
-        cpu::remember(&mut store, &saved.uuid, &cpu::set_of(&offer.visible))
+        new.remember(&control, &mut store, &mut saved);
+        Ok(())
     })();
     let event = match &received {
         Ok(()) => TargetEvent::Complete,
