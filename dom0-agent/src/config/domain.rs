@@ -95,6 +95,9 @@ pub struct DomainConfig {
     /// The CPU that it sees, by its name or file; what the hypervisor says without it.
     #[serde(default)]
     pub cpu: Option<String>,
+    /// What of its features is otherwise, in libxl's syntax ([`crate::cpu::choices`]).
+    #[serde(default)]
+    pub cpuid: Option<String>,
     /// What RDTSC gives it.
     #[serde(default)]
     pub tsc_mode: TscMode,
@@ -206,6 +209,20 @@ impl Reader {
         }
     }
 
+    fn cpuid(&mut self) -> ConfigResult<Option<String>> {
+        if let Some(Value::List(_)) = self.table.get("cpuid") {
+            return Err(wrong(
+                "cpuid",
+                "leaves with bits for registers are not taken; name features: \"host,avx=0\"",
+            ));
+        }
+        let text = self.text("cpuid")?;
+        if let Some(text) = &text {
+            crate::cpu::choices(text).map_err(|why| wrong("cpuid", why))?;
+        }
+        Ok(text)
+    }
+
     fn tsc_mode(&mut self) -> ConfigResult<TscMode> {
         let name = match self.table.remove("tsc_mode") {
             None => return Ok(TscMode::Default),
@@ -296,6 +313,7 @@ impl DomainConfig {
             max_vcpus,
             cpus,
             cpu: reader.text("cpu")?,
+            cpuid: reader.cpuid()?,
             tsc_mode: reader.tsc_mode()?,
             weight: reader
                 .number("cpu_weight", 65535)?
@@ -421,6 +439,7 @@ mod tests {
             "name = 'web'\ntype='pv'\nkernel='/boot/vmlinuz'\nramdisk='/boot/initrd'\n\
              root='/dev/xvda'\nextra='console=hvc0'\nmemory=512\nmaxmem=1024\nvcpus=2\n\
              maxvcpus=4\ncpus='0-1'\ncpu_weight=512\ntsc_mode=1\n\
+             cpuid='host,avx=0'\n\
              disk=['vda,part=2,xvda,w']\nvif=['mac=00:16:3e:00:00:01,bridge=eth0']\n\
              on_crash='preserve'\nuuid='01234567-89ab-cdef-0123-456789abcdef'",
         )
@@ -431,7 +450,7 @@ mod tests {
             "name = \"web\"\nkernel = \"/boot/vmlinuz\"\ninitrd = \"/boot/initrd\"\n\
              cmdline = \"root=/dev/xvda console=hvc0\"\nmemory = \"512M\"\nmaxmem = \"1G\"\n\
              vcpus = 2\nmaxvcpus = 4\ncpus = \"0-1\"\ncpu_weight = 512\n\
-             tsc_mode = \"always_emulate\"\non_crash = \"preserve\"\n\
+             tsc_mode = \"always_emulate\"\ncpuid = \"host,avx=0\"\non_crash = \"preserve\"\n\
              uuid = \"0123456789abcdef0123456789abcdef\"\n\
              [[disk]]\nsource = \"vda,part=2\"\ndevice = \"xvda\"\n\
              [[vif]]\nmac = \"00:16:3e:00:00:01\"\nnetwork = \"eth0\"\n",
@@ -473,6 +492,8 @@ mod tests {
             ("ramdisk='a'\ninitrd='b'", "initrd"),
             ("tsc_mode='native_paravirt'", "tsc_mode"),
             ("tsc_mode=3", "tsc_mode"),
+            ("cpuid=['1:ecx=xx']", "cpuid"),
+            ("cpuid='host,avx'", "cpuid"),
         ] {
             let error = xl(&format!("{LEAST}{more}")).expect_err(more).to_string();
             assert!(error.starts_with(&format!("{key}: ")), "{more}: {error}");

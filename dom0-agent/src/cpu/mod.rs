@@ -152,6 +152,64 @@ pub fn choose(name: &str, machine: &SystemPolicies) -> Result<Option<CpuPolicy>>
     Ok(Some(serialise(&policy)))
 }
 
+/// What `cpuid=` of a configuration says, in libxl's syntax: `host,avx=0,adx=1`. Features are off (0),
+/// on (1), or left as they are (x, k, s).
+///
+/// # Errors
+/// What is not understood.
+pub fn choices(text: &str) -> std::result::Result<Vec<(Feature, bool)>, String> {
+    let mut choices = Vec::new();
+    let mut items = text.split(',').map(str::trim).peekable();
+    if items.peek() == Some(&"host") {
+        items.next();
+    }
+    for item in items {
+        let expected = || format!("\"{item}\": expected FEATURE=0, 1, x, k or s");
+        let (name, value) = item.split_once('=').ok_or_else(expected)?;
+        let feature = feature_by_name(name)
+            .ok_or_else(|| format!("no feature of a CPU is known as \"{name}\""))?;
+        match value {
+            "0" => choices.push((feature, false)),
+            "1" => choices.push((feature, true)),
+            "x" | "k" | "s" => {}
+            _ => return Err(expected()),
+        }
+    }
+    Ok(choices)
+}
+
+/// The policy of a new domain, by `cpu` ([`choose`]) and `cpuid` ([`choices`]) of its configuration.
+/// `None`: as the hypervisor has it.
+///
+/// # Errors
+/// `Unfit` with the flags that this machine cannot give.
+pub fn of_new(
+    cpu: Option<&str>,
+    cpuid: Option<&str>,
+    machine: &SystemPolicies,
+) -> Result<Option<CpuPolicy>> {
+    let chosen = match cpu {
+        Some(name) => choose(name, machine)?,
+        None => None,
+    };
+    let Some(text) = cpuid else {
+        return Ok(chosen);
+    };
+    let choices = choices(text).map_err(|why| Error::Usage(format!("cpuid: {why}")))?;
+    let base = match &chosen {
+        Some(policy) => parse(policy)?,
+        None => machine.pv_default.clone(),
+    };
+    let policy = base.with(&machine.pv_max, &choices).map_err(|missing| {
+        let missing: Vec<String> = missing.into_iter().map(name_of).collect();
+        Error::Unfit(format!(
+            "cpuid: a guest cannot have {} here",
+            missing.join(" ")
+        ))
+    })?;
+    Ok(Some(serialise(&policy)))
+}
+
 /// Where it is remembered what programs of a domain may have seen on other machines.
 fn seen_node(uuid: &str) -> String {
     format!("/vm/{uuid}/cpu-seen")

@@ -187,6 +187,28 @@ fn cpus_are_chosen_by_name() {
 }
 
 #[test]
+fn features_are_chosen_as_xl_has_it() {
+    let epyc = machine("epyc", EPYC, false);
+    let made = |cpu, cpuid| of_new(cpu, cpuid, &epyc.policies);
+    assert!(made(None, None).unwrap().is_none());
+    let policy = |cpu, cpuid| parse(&made(cpu, Some(cpuid)).unwrap().unwrap()).unwrap();
+    let less = policy(None, "host,avx=0,adx=1,sse4.1=k");
+    assert!(!less.has(f::AVX2) && less.has(f::ADX) && less.has(f::SSE4_1));
+    let more = policy(Some("v2"), "aes=1");
+    assert!(more.has(f::AESNI) && !more.has(f::AVX));
+    for (cpuid, status, word) in [
+        ("host,avx", 2, "\"avx\""),
+        ("avx=2", 2, "expected"),
+        ("nonsense=1", 2, "nonsense"),
+        ("avx512f=1", 7, "avx512f"),
+    ] {
+        let error = made(None, Some(cpuid)).unwrap_err();
+        assert_eq!(error.exit_status(), status, "{cpuid}: {error}");
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}
+
+#[test]
 fn files_that_are_none() {
     let good = serde_json::to_value(MachineFile::of(&machine("a", EPYC, false))).unwrap();
     let refused = |change: &dyn Fn(&mut serde_json::Value)| {

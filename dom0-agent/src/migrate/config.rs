@@ -4,7 +4,7 @@
 //! The keys are those of `libxl_domain_config` (`tools/libs/light/libxl_types.idl` of Xen).
 //! What a PV guest with disks and network devices needs is taken, the rest left out. What libxl
 //! has no key for stands below `overcast`, which `xl` passes over: `cpu` (the CPU that was asked
-//! for), `cpu_seen` ([`Saved::seen`]).
+//! for), `cpuid` (what of its features was otherwise), `cpu_seen` ([`Saved::seen`]).
 
 use serde_json::{Map, Value, json};
 
@@ -102,6 +102,9 @@ pub fn to_json(saved: &Saved) -> String {
     let mut own = Map::new();
     if let Some(cpu) = &config.cpu {
         own.insert("cpu".into(), json!(cpu));
+    }
+    if let Some(cpuid) = &config.cpuid {
+        own.insert("cpuid".into(), json!(cpuid));
     }
     if !saved.seen.is_empty() {
         own.insert("cpu_seen".into(), json!(saved.seen));
@@ -212,6 +215,7 @@ pub fn from_json(text: &str) -> Result<Saved> {
             max_vcpus: max_vcpus as u32,
             cpus: Vec::new(),
             cpu: own["cpu"].as_str().map(str::to_owned),
+            cpuid: own["cpuid"].as_str().map(str::to_owned),
             tsc_mode: build["tsc_mode"]
                 .as_str()
                 .and_then(TscMode::by_name)
@@ -292,6 +296,7 @@ pub fn of_domain(store: &mut Store, info: &DomainInfo, share: Share) -> Result<S
             max_vcpus: info.max_vcpus,
             cpus: Vec::new(),
             cpu: known.and_then(|config| config.cpu.clone()),
+            cpuid: known.and_then(|config| config.cpuid.clone()),
             tsc_mode: known.map_or_else(TscMode::default, |config| config.tsc_mode),
             weight: Some(share.weight).filter(|&weight| weight != 0),
             cap: Some(share.cap),
@@ -359,6 +364,7 @@ mod tests {
         assert_eq!(from_json(&to_json(&saved)).expect("our own"), saved);
         saved.seen = vec!["clwb".to_owned(), "3dnow".to_owned()];
         saved.config.cpu = Some("x86-64-v2".to_owned());
+        saved.config.cpuid = Some("host,avx=0".to_owned());
         saved.config.tsc_mode = TscMode::Native;
         assert_eq!(from_json(&to_json(&saved)).expect("our own"), saved);
     }

@@ -371,6 +371,39 @@ impl fmt::Display for Obstacle {
     }
 }
 
+impl CpuidPolicy {
+    /// This policy with other features: those of `choices` on or off, as far as `most` has them,
+    /// and without what is built on one that is off.
+    ///
+    /// # Errors
+    /// The features that are to be on, and `most` cannot give (or not without others that are off).
+    pub fn with(&self, most: &Self, choices: &[(Feature, bool)]) -> Result<Self, Vec<Feature>> {
+        let mut policy = self.clone();
+        for &(feature, on) in choices {
+            policy.features.set(feature, on);
+        }
+        policy.features = policy.features.intersection(&most.features).sanitised();
+        let wanted = choices.iter().filter(|&&(feature, on)| {
+            // The last word on a feature counts.
+            let last = choices.iter().rev().find(|(other, _)| *other == feature);
+            on && last.is_some_and(|(_, on)| *on) && !policy.has(feature)
+        });
+        let missing: Vec<Feature> = wanted.map(|&(feature, _)| feature).collect();
+        if !missing.is_empty() {
+            return Err(missing);
+        }
+        if policy.has(f::XSAVE) {
+            let limit = &mut policy.basic[0][0];
+            *limit = (*limit).max(most.basic[0][0].min(0xd));
+        }
+        policy.write_features();
+        let states = most.xstate;
+        policy.write_xstate(&|_, subleaf| states.get(subleaf as usize).copied().unwrap_or(NOTHING));
+        policy.hide();
+        Ok(policy)
+    }
+}
+
 /// Why there is no CPU for all machines of a pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PoolError {
