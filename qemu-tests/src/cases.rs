@@ -38,7 +38,10 @@ pub(crate) fn case(
     }
 }
 
-fn long(name: &str, run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Case {
+pub(crate) fn long(
+    name: &str,
+    run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static,
+) -> Case {
     Case {
         soak: true,
         ..case(name, run)

@@ -7,7 +7,7 @@
 //! of the policy and of the hidden ones, exactly; and what is enforced does not work for them.
 //! Where it faults (KVM below, see [`crate::nested`]) they read the policy.
 
-use crate::cases::{Case, case};
+use crate::cases::{Case, case, long};
 use crate::guest_log;
 use crate::machine::{Machine, System};
 use crate::session::{Session, says};
@@ -24,6 +24,19 @@ pub fn cases() -> Vec<Case> {
     vec![
         case("levels-amd", |n| pair(n, &AMD)),
         case("levels-intel", |n| pair(n, &INTEL)),
+        // Counting instructions, the second machine's TSC goes at 1 GHz, and the first's at the
+        // rate of the host's: programs of a guest that came from there have it emulated.
+        long("levels-tsc-rate", |n| {
+            let second = &["-icount", "shift=auto"];
+            pair(
+                n,
+                &Pair {
+                    tsc_mode: "default",
+                    second,
+                    ..AMD
+                },
+            )
+        }),
     ]
 }
 
@@ -45,10 +58,8 @@ struct Pair {
 const AMD: Pair = Pair {
     models: ["EPYC", "max"],
     v3: AMD_V3,
-    // Counting instructions, the emulated machine's TSC goes at 1 GHz, and by itself at the rate
-    // of the host's: programs of a guest that came from there have it emulated.
-    tsc_mode: "default",
-    second: &["-icount", "shift=auto"],
+    tsc_mode: "always_emulate",
+    second: &[],
     // Programs could see these, and may have chosen by them.
     back: (None, &["3dnow: ", "clwb: "]),
 };
