@@ -73,6 +73,10 @@ pub fn to_json(saved: &Saved) -> String {
                 nic.insert("rate_bytes_per_interval".into(), json!(bytes));
                 nic.insert("rate_interval_usecs".into(), json!(interval));
             }
+            // libxl has none, and does not mind.
+            if !vif.spoofchk {
+                nic.insert("spoofchk".into(), json!(false));
+            }
             Value::Object(nic)
         })
         .collect();
@@ -188,6 +192,7 @@ pub fn from_json(text: &str) -> Result<Saved> {
             network: text(&nic["bridge"]),
             rate: (rate.0 != 0 && rate.1 != 0).then_some(rate),
             mtu: nic["mtu"].as_u64().and_then(|mtu| u16::try_from(mtu).ok()),
+            spoofchk: nic["spoofchk"].as_bool().unwrap_or(true),
         });
     }
     let event = |key: &str, otherwise| match root[key].as_str() {
@@ -275,6 +280,7 @@ pub fn of_domain(store: &mut Store, info: &DomainInfo, share: Share) -> Result<S
             rate: rate
                 .and_then(|(bytes, interval)| Some((bytes.parse().ok()?, interval.parse().ok()?))),
             mtu: text(store, "mtu")?.and_then(|mtu| mtu.parse().ok()),
+            spoofchk: text(store, "spoofchk")?.as_deref() != Some("0"),
         });
     }
     // What is not in the store the daemon was told when it was made, or came.
@@ -366,6 +372,7 @@ mod tests {
         saved.config.cpu = Some("x86-64-v2".to_owned());
         saved.config.cpuid = Some("host,avx=0".to_owned());
         saved.config.tsc_mode = TscMode::Native;
+        saved.config.vifs[0].spoofchk = false;
         assert_eq!(from_json(&to_json(&saved)).expect("our own"), saved);
     }
 
