@@ -90,9 +90,11 @@ static void loop(int look_at_tsc)
     enum { N = 4096 };
     static uint32_t a[N], b[N];
     int64_t monotonic = ns(CLOCK_MONOTONIC), real = ns(CLOCK_REALTIME), said = monotonic;
-    uint64_t tsc = __rdtsc(), said_tsc = tsc, rounds = 0;
+    uint64_t tsc = __rdtsc(), rounds = 0;
+    const int64_t first = monotonic;
+    const uint64_t first_tsc = tsc;
     double rate = 0;
-    unsigned count = 0, off = 0;
+    unsigned count = 0;
 
     for (;;) {
         uint32_t seed = (uint32_t)++rounds;
@@ -120,17 +122,16 @@ static void loop(int look_at_tsc)
             printf("init: loop: TSC went back\n");
         }
         if (monotonic - said >= 1000000000) {
-            double now = (double)(tsc - said_tsc) / (double)(monotonic - said);
-            if (rate == 0) {
+            /* From the beginning: the two clocks are not read at the same time, and the
+             * machine may be busy between. */
+            double now = (double)(tsc - first_tsc) / (double)(monotonic - first);
+            if (count < 3) {
                 rate = now;
             }
-            /* A second with a move in it may be odd. */
-            off = now > rate * 0.9 && now < rate * 1.1 ? 0 : off + 1;
-            if (look_at_tsc && off > 1) {
+            if (look_at_tsc && (now < rate * 0.75 || now > rate * 1.25)) {
                 printf("init: loop: TSC at %.3f GHz, not %.3f\n", now, rate);
             }
             said = monotonic;
-            said_tsc = tsc;
             printf("init: loop: count %u.\n", ++count);
             fflush(stdout);
         }
