@@ -286,6 +286,7 @@ impl<'a> Move<'a> {
         }
         let policy = self.control.cpu_policy(self.domain)?;
         let seen = crate::cpu::seen(self.control, self.store, self.domain, &saved.uuid)?;
+        saved.seen = crate::cpu::names_of(&seen.visible);
         let disks = match self.options.with_disks {
             true => Some(Plan::new(self.store, self.domain, &saved.config)?),
             false => None,
@@ -310,7 +311,6 @@ impl<'a> Move<'a> {
                     .map(|l| [l.leaf, l.subleaf, l.a, l.b, l.c, l.d])
                     .collect(),
                 msrs: policy.msrs.iter().map(|msr| (msr.idx, msr.val)).collect(),
-                visible: crate::cpu::names_of(&seen.visible),
                 force_cpu: self.options.force_cpu,
                 disks: disks.as_ref().map(Plan::offers).unwrap_or_default(),
                 streams: self.options.streams.clamp(1, lanes::MOST),
