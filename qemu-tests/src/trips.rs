@@ -237,7 +237,7 @@ fn trip(hosts: &mut [Session; 2], from: usize, plan: &Plan, client: &Client) -> 
     guests(&mut hosts[to], 1)?;
     if plan.disks {
         disk_is_right(&mut hosts[to])?;
-        hosts.iter_mut().try_for_each(|host| free_of_disks(host))?;
+        hosts.iter_mut().try_for_each(free_of_disks)?;
     }
     let bytes = number(&answer, "bytes");
     println!(
@@ -320,7 +320,7 @@ fn given_up(hosts: &mut [Session; 2]) -> Result<(), String> {
     hosts[1].shell(
         "n=0; while [ $(overcast list --json | grep -c '\"id\"') -gt 1 ] && [ $n -lt 60 ]; do sleep 1; n=$((n + 1)); done",
     )?;
-    hosts.iter_mut().try_for_each(|host| free_of_disks(host))
+    hosts.iter_mut().try_for_each(free_of_disks)
 }
 
 /// An image for a machine's disk: `pattern` gives its bytes.
