@@ -1,5 +1,6 @@
-//! `overcast daemon`: keeps guests' consoles drained and what they print, and does what is to
-//! be done when a domain that `overcast create` made has ended.
+//! `overcast daemon`: keeps guests' consoles drained and what they print, does what is to be
+//! done when a domain that `overcast create` made has ended, and takes up moves that their
+//! processes left ([`Watch`]).
 //!
 //! One loop waits for the store (domains come and go), event channels (consoles) and the socket
 //! ([`crate::console::client`] says what is spoken there). It holds nothing that could not be
@@ -27,6 +28,7 @@ use crate::config::domain::Event;
 use crate::console::Port;
 use crate::control::{Control, DomainInfo, Shutdown};
 use crate::error::{Error, Result};
+use crate::migrate::recover::Watch;
 use crate::store::Store;
 use crate::terminal::ignore_broken_pipes;
 use crate::xen::evtchn::{EventChannels, wait_readable};
@@ -67,7 +69,8 @@ pub fn forget(uuid: &str) {
     let _ = fs::remove_file(Path::new(DOMAINS).join(uuid));
 }
 
-fn remembered(uuid: &str) -> Option<(DomainConfig, Duration)> {
+/// What was remembered of a domain, and when.
+pub fn remembered(uuid: &str) -> Option<(DomainConfig, Duration)> {
     let path = Path::new(DOMAINS).join(uuid);
     let config = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
     let age = fs::metadata(&path).ok()?.modified().ok()?.elapsed();
@@ -182,6 +185,8 @@ struct Daemon {
     clients: Vec<Client>,
     /// Domains whose end was dealt with, by UUID.
     dealt_with: Vec<(u16, String)>,
+    /// Takes up moves that their processes left.
+    moves: Watch,
 }
 
 /// Runs until it is ended.
@@ -208,6 +213,7 @@ pub fn run() -> Result<()> {
         consoles: BTreeMap::new(),
         clients: Vec::new(),
         dealt_with: Vec::new(),
+        moves: Watch::default(),
     };
     println!("overcast: the daemon runs");
     loop {
@@ -249,6 +255,7 @@ impl Daemon {
             self.welcome();
         }
         self.serve()?;
+        self.moves.turn();
         for client in &mut self.clients {
             client.flush();
         }

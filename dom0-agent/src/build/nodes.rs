@@ -378,12 +378,28 @@ pub fn remove_devices(store: &mut Store, domain: u16) -> Result<()> {
     Ok(())
 }
 
+/// Whether another domain has the same UUID: one that is moved within its machine.
+fn shared(store: &mut Store, domain: u16, vm: &str) -> Result<bool> {
+    for other in store.list("/local/domain")? {
+        if other != domain.to_string()
+            && store
+                .read_text(&format!("/local/domain/{other}/vm"))?
+                .as_deref()
+                == Some(vm)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Removes all that the store says of a domain.
 pub fn remove(store: &mut Store, domain: u16) -> Result<()> {
     let home = format!("/local/domain/{domain}");
     if let Some(vm) = store.read_text(&format!("{home}/vm"))?
         && vm.starts_with("/vm/")
         && vm.len() > 4
+        && !shared(store, domain, &vm)?
     {
         remove_node(store, &vm)?;
     }

@@ -13,6 +13,9 @@ use crate::control::{DomainInfo, Share};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
+/// Where libxl keeps what it knows of domains.
+const USERDATA: &str = "/var/lib/xen/userdata";
+
 /// A domain to be restored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Saved {
@@ -168,12 +171,7 @@ pub fn from_json(text: &str) -> Result<Saved> {
             mtu: nic["mtu"].as_u64().and_then(|mtu| u16::try_from(mtu).ok()),
         });
     }
-    let event = |key: &str, otherwise| match root[key].as_str() {
-        Some("destroy") => Event::Destroy,
-        Some("restart" | "rename_restart" | "soft_reset") => Event::Restart,
-        Some("preserve") => Event::Preserve,
-        _ => otherwise,
-    };
+    let (on_poweroff, on_reboot, on_crash) = events(&root);
     let small = |value: &Value| value.as_u64().and_then(|value| u16::try_from(value).ok());
     Ok(Saved {
         uuid: uuid.to_ascii_lowercase(),
@@ -193,9 +191,9 @@ pub fn from_json(text: &str) -> Result<Saved> {
             cap: small(&build["sched_params"]["cap"]),
             disks,
             vifs,
-            on_poweroff: event("on_poweroff", Event::Destroy),
-            on_reboot: event("on_reboot", Event::Restart),
-            on_crash: event("on_crash", Event::Destroy),
+            on_poweroff,
+            on_reboot,
+            on_crash,
         },
     })
 }
@@ -246,6 +244,7 @@ pub fn of_domain(store: &mut Store, info: &DomainInfo, share: Share) -> Result<S
             mtu: text(store, "mtu")?.and_then(|mtu| mtu.parse().ok()),
         });
     }
+    let (on_poweroff, on_reboot, on_crash) = actions(info);
     Ok(Saved {
         uuid: info.uuid.clone(),
         config: DomainConfig {
@@ -264,11 +263,39 @@ pub fn of_domain(store: &mut Store, info: &DomainInfo, share: Share) -> Result<S
             cap: Some(share.cap),
             disks,
             vifs,
-            on_poweroff: Event::Destroy,
-            on_reboot: Event::Restart,
-            on_crash: Event::Destroy,
+            on_poweroff,
+            on_reboot,
+            on_crash,
         },
     })
+}
+
+/// What is to be done when a domain powers off, reboots, crashes: as `overcast create` was told, or
+/// as libxl keeps it (`libxl__userdata_path`), or by default.
+fn actions(info: &DomainInfo) -> (Event, Event, Event) {
+    if let Some((config, _)) = crate::daemon::remembered(&info.uuid) {
+        return (config.on_poweroff, config.on_reboot, config.on_crash);
+    }
+    let path = format!("{USERDATA}-d.{}.{}.libxl-json", info.id, info.uuid);
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    // A zero is at its end.
+    let root: Value = serde_json::from_str(text.trim_end_matches('\0')).unwrap_or_default();
+    events(&root)
+}
+
+/// What libxl's configuration says of them.
+fn events(root: &Value) -> (Event, Event, Event) {
+    let event = |key: &str, otherwise| match root[key].as_str() {
+        Some("destroy") => Event::Destroy,
+        Some("restart" | "rename_restart" | "soft_reset") => Event::Restart,
+        Some("preserve") => Event::Preserve,
+        _ => otherwise,
+    };
+    (
+        event("on_poweroff", Event::Destroy),
+        event("on_reboot", Event::Restart),
+        event("on_crash", Event::Destroy),
+    )
 }
 
 /// A domain's devices of a kind: number and the backend's directory, in order.

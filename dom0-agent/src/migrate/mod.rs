@@ -7,15 +7,17 @@
 //! A move to another machine has two ends, [`outgoing`] and [`incoming`]. [`handover`] is the
 //! protocol's core: who runs the guest when; read it first. [`wire`] has the messages and frames,
 //! [`tls`] the connection, [`policy`] decides when to suspend the guest, [`status`] is what
-//! is written down.
+//! is written down, [`recover`] takes up what processes left, [`fault`] has them end on purpose.
 
 pub mod config;
+pub mod fault;
 pub mod file;
 pub mod guest;
 pub mod handover;
 pub mod incoming;
 pub mod outgoing;
 pub mod policy;
+pub mod recover;
 pub mod status;
 pub mod suspend;
 pub mod tls;

@@ -52,6 +52,8 @@ pub struct Hello {
     pub versions: Vec<u32>,
     /// What it is.
     pub software: String,
+    /// Whose records it has ([`super::status::host`]); empty if it keeps none.
+    pub host: String,
 }
 
 impl Hello {
@@ -61,6 +63,7 @@ impl Hello {
             protocol: PROTOCOL.into(),
             versions: VERSIONS.to_vec(),
             software: concat!("overcast ", env!("CARGO_PKG_VERSION")).into(),
+            host: super::status::host().unwrap_or_default(),
         }
     }
 
@@ -146,11 +149,13 @@ pub enum FromTarget {
         /// Its number.
         domain: u16,
     },
-    /// It is not here.
+    /// It is not here, and will not be.
     Gone {
         /// Why.
         why: String,
     },
+    /// There is no record of it.
+    Unknown,
 }
 
 fn peer(why: impl Into<String>) -> Error {
