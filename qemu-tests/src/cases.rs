@@ -3,6 +3,7 @@
 use crate::artefacts;
 use crate::disks;
 use crate::domains;
+use crate::faults;
 use crate::guest_log;
 use crate::image;
 use crate::machine::{Board, Firmware, Machine, System};
@@ -77,7 +78,26 @@ pub fn all() -> Vec<Case> {
         case("domains-created", domains::created),
         case("domains-saved", moves::saved),
         case("migrate-two-machines", |n| {
-            trips::run(n, &trips::Plan::default())
+            let faults = faults::SHORT;
+            trips::run(
+                n,
+                &trips::Plan {
+                    faults,
+                    ..trips::Plan::default()
+                },
+            )
+        }),
+        long("saved-by-xen", moves::from_xen),
+        long("migrate-faults", |n| {
+            let faults = faults::LONG;
+            trips::run(
+                n,
+                &trips::Plan {
+                    faults,
+                    trips: 0,
+                    ..trips::Plan::default()
+                },
+            )
         }),
         case("domains-1000", oracle::thousand_domains),
         case("log-dirty", oracle::log_dirty),

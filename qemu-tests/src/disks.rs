@@ -17,6 +17,15 @@ pub(crate) fn empty(name: &str, mebibytes: u64) -> Result<PathBuf, String> {
     Ok(path)
 }
 
+/// The path of a disk that was made already.
+pub(crate) fn shared(name: &str) -> Result<PathBuf, String> {
+    let path = artefacts::root().join("build/tests").join(name);
+    match path.exists() {
+        true => Ok(path),
+        false => Err(format!("{} is not there", path.display())),
+    }
+}
+
 /// Dom0's root is on `/dev/xvda`: it is written and read with checksums at a depth of 32 and
 /// with flushes, under the load of a stress test too, and the file system is sound afterwards.
 pub fn root(name: &str, cpus: u32) -> Result<(), String> {

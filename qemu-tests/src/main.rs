@@ -7,7 +7,7 @@ const USAGE: &str = "\
 usage: overcast-qemu-tests run [--filter TEXT] [--jobs N] [--soak]
        overcast-qemu-tests list
        overcast-qemu-tests bench [--systems bare,xen,overcast]
-       overcast-qemu-tests demo [--trips N] [--memory MIB] [--load MIB] [--compress HOW]
+       overcast-qemu-tests demo [--trips N] [--memory MIB] [--load MIB] [--compress HOW] [--vcpus N] [--no-disk]
 
   run     boots machines in QEMU and checks what they do
   list    names the tests
@@ -21,6 +21,8 @@ usage: overcast-qemu-tests run [--filter TEXT] [--jobs N] [--soak]
   --memory MIB    the guest's memory [96]
   --load MIB      how much of it the guest writes over again and again [4]
   --compress HOW  none, lz4 or zstd [lz4]
+  --vcpus N       the guest's vCPUs [1]
+  --no-disk       without a disk that both machines see
 
 The images come from scripts/build.sh, setup.sh and initramfs.sh; OVERCAST_IMAGE
 names another one to test. OVERCAST_PATIENCE is how many seconds a machine may be
@@ -62,6 +64,8 @@ fn go(arguments: Vec<String>) -> Result<bool, String> {
             "--memory" => demo.memory = count(&argument, &value()?)?,
             "--load" => demo.load = count(&argument, &value()?)?,
             "--compress" => demo.compress = value()?,
+            "--vcpus" => demo.vcpus = count(&argument, &value()?)?,
+            "--no-disk" => demo.disk = false,
             "--soak" => plan.soak = true,
             other => return Err(format!("what is {other}?")),
         }

@@ -6,13 +6,15 @@
 //! the test itself, on a TCP connection into the guest that has to last. It hears a
 //! counter, and each number has to come once and in order, wherever the guest is.
 
+use crate::disks;
+use crate::faults;
 use crate::guest_log;
 use crate::machine::{Machine, System};
 use crate::session::Session;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What is done.
 #[derive(Clone, Debug)]
@@ -25,6 +27,12 @@ pub struct Plan {
     pub load: u32,
     /// How the stream is packed: none, lz4 or zstd.
     pub compress: String,
+    /// Its vCPUs.
+    pub vcpus: u32,
+    /// Whether it has a disk, which both machines see.
+    pub disk: bool,
+    /// What goes wrong before the trips.
+    pub faults: &'static [faults::Fault],
 }
 
 /// What tests do.
@@ -35,6 +43,9 @@ impl Default for Plan {
             memory: 96,
             load: 4,
             compress: "lz4".to_owned(),
+            vcpus: 1,
+            disk: true,
+            faults: &[],
         }
     }
 }
@@ -53,7 +64,7 @@ struct Heard {
 
 /// Somebody who listens to the guest's counter.
 #[derive(Clone)]
-struct Client(Arc<Mutex<Heard>>);
+pub(crate) struct Client(Arc<Mutex<Heard>>);
 
 impl Client {
     /// Connects, by a port of this host that leads into the guest.
@@ -95,7 +106,7 @@ impl Client {
     }
 
     /// Waits until ten more numbers have come.
-    fn ten_more(&self, patience: Duration) -> Result<u64, String> {
+    pub(crate) fn ten_more(&self, patience: Duration) -> Result<u64, String> {
         let (begin, first) = (Instant::now(), self.heard().last);
         loop {
             let heard = self.heard();
@@ -143,10 +154,10 @@ fn number(json: &str, key: &str) -> u64 {
 }
 
 /// A machine: its number, the other's; its ends of the two wires.
-fn machine(number: u32, wire: [u16; 2], guests: &[String]) -> Result<Machine, String> {
+fn machine(number: u32, wire: [u16; 2], guests: &[String], plan: &Plan) -> Result<Machine, String> {
     let arguments = format!("quiet run=net,wire,control addr={number}");
     let mut machine = Machine::linux(System::Overcast, "domains", &arguments)?
-        .memory(1024)
+        .memory(u64::from(928 + plan.memory))
         .cpus(2)
         .options("dom0_mem=512M dom0_disk=none");
     let [local, remote] = wire;
@@ -167,11 +178,23 @@ fn machine(number: u32, wire: [u16; 2], guests: &[String]) -> Result<Machine, St
         "-device".to_owned(),
         format!("virtio-net-pci,netdev=n1,mac=52:54:00:00:01:0{number},romfile="),
     ]);
+    if plan.disk {
+        let disk = disks::shared("trips.img")?;
+        machine.extra.extend([
+            "-drive".to_owned(),
+            format!(
+                "file={},format=raw,if=none,id=d0,file.locking=off",
+                disk.display()
+            ),
+            "-device".to_owned(),
+            "virtio-blk-pci,drive=d0,share-rw=on".to_owned(),
+        ]);
+    }
     Ok(machine)
 }
 
 /// Runs a command in Dom0 and asks for a text in its answer.
-fn says(session: &mut Session, command: &str, wanted: &str) -> Result<(), String> {
+pub(crate) fn says(session: &mut Session, command: &str, wanted: &str) -> Result<(), String> {
     let answer = session.shell(command)?;
     if answer.contains(wanted) {
         Ok(())
@@ -195,18 +218,37 @@ fn acquaint(hosts: &mut [Session; 2]) -> Result<(), String> {
             host.shell(&format!("echo '{line}' >>/tmp/other.pem"))?;
         }
         says(host, "overcast init --trust /tmp/other.pem", "is trusted")?;
-        host.shell("(overcast receive >/tmp/receive.log 2>&1 &)")?;
+        receive(host, "")?;
     }
     Ok(())
 }
 
-/// How many guests a machine has.
-fn guests(host: &mut Session, wanted: u32) -> Result<(), String> {
-    says(
-        host,
-        "overcast list --json | grep -c '\"id\"'",
-        &(wanted + 1).to_string(),
+/// Has a machine take guests; `fault` may be an `OVERCAST_FAULT=…` for the process that does.
+pub(crate) fn receive(host: &mut Session, fault: &str) -> Result<(), String> {
+    // Who fell to a fault has ended already.
+    host.shell("[ ! -e /tmp/receive.pid ] || kill $(cat /tmp/receive.pid) 2>/dev/null; true")?;
+    host.shell(&format!(
+        "({fault} overcast receive >/tmp/receive.log 2>&1 & echo $! >/tmp/receive.pid); \
+         {}",
+        until("grep -q 'waits for' /tmp/receive.log")
+    ))?;
+    Ok(())
+}
+
+/// A wait in Dom0's shell for a command that succeeds, not for ever.
+pub(crate) fn until(command: &str) -> String {
+    format!(
+        "n=0; until {command}; do sleep 0.2; n=$((n + 1)); [ $n -lt 1000 ] || break; done; {command}"
     )
+}
+
+/// How many guests a machine has: at once, or in the end.
+pub(crate) fn guests(host: &mut Session, wanted: u32) -> Result<(), String> {
+    let count = format!(
+        "[ $(overcast list --json | grep -c '\"id\"') = {} ]",
+        wanted + 1
+    );
+    host.shell(&until(&count)).map(|_| ())
 }
 
 /// Moves the guest once, and says how it went.
@@ -259,15 +301,79 @@ fn trip(hosts: &mut [Session; 2], from: usize, plan: &Plan, client: &Client) -> 
     Ok(())
 }
 
+/// Two machines, a guest on one of them, and who listens to it.
+pub(crate) struct Pair {
+    /// The machines.
+    pub hosts: [Session; 2],
+    /// On which the guest is.
+    pub at: usize,
+    /// Who listens.
+    pub client: Client,
+    /// A port of this host, behind which the guest says what time it is.
+    state: u16,
+    /// How the stream is packed.
+    pub compress: String,
+}
+
+impl Pair {
+    /// The guest's clock (seconds since 1970), and how often it wrote to its disk.
+    fn state(&self) -> Result<(u64, u64), String> {
+        let ask = || -> Option<(u64, u64)> {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.state)).ok()?;
+            let patience = Some(Duration::from_secs(20));
+            stream.set_read_timeout(patience).ok()?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).ok()?;
+            let (time, count) = text.trim().split_once(' ')?;
+            Some((time.parse().ok()?, count.parse().ok()?))
+        };
+        let begin = Instant::now();
+        loop {
+            match ask() {
+                Some(state) => return Ok(state),
+                None if begin.elapsed() > self.hosts[0].patience => {
+                    return Err(
+                        self.hosts[self.at].failure("the guest does not say what time it is")
+                    );
+                }
+                None => std::thread::sleep(Duration::from_millis(200)),
+            }
+        }
+    }
+
+    /// The guest runs where it is said to be and nowhere else, with its devices and its clock
+    /// right.
+    pub(crate) fn is_well(&mut self, disk: bool) -> Result<(), String> {
+        guests(&mut self.hosts[self.at], 1)?;
+        guests(&mut self.hosts[1 - self.at], 0)?;
+        let patience = self.hosts[0].patience;
+        self.client.ten_more(patience)?;
+        let (time, first) = self.state()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_err(|e| e.to_string())?.as_secs();
+        if now.abs_diff(time) > 60 {
+            return Err(format!("the guest's clock says {time}, and it is {now}"));
+        }
+        let begin = Instant::now();
+        while disk && self.state()?.1 == first {
+            if begin.elapsed() > patience {
+                return Err("the guest's disk stands still".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A guest with a stock kernel goes from one machine to the other and back while it writes
-/// memory and counts to a client outside, who hears every number once and in order.
+/// memory and its disk and counts to a client outside, who hears every number once and in order;
+/// before that, what can go wrong on the way does.
 pub fn run(name: &str, plan: &Plan) -> Result<(), String> {
     let (one, two) = (udp_port()?, udp_port()?);
-    let (wire, entry) = (tcp_port()?, tcp_port()?);
+    let (wire, entry, state) = (tcp_port()?, tcp_port()?, tcp_port()?);
     let hub: Vec<String> = [
         format!(
             "user,id=u0,net=10.9.0.0/24,host=10.9.0.254,dns=10.9.0.253,restrict=on,\
-             hostfwd=tcp:127.0.0.1:{entry}-10.9.0.3:5000"
+             hostfwd=tcp:127.0.0.1:{entry}-10.9.0.3:5000,hostfwd=tcp:127.0.0.1:{state}-10.9.0.3:5001"
         ),
         format!("socket,id=s0,listen=127.0.0.1:{wire}"),
         "hubport,id=h0,hubid=0,netdev=u0".to_owned(),
@@ -281,10 +387,13 @@ pub fn run(name: &str, plan: &Plan) -> Result<(), String> {
         "-netdev".to_owned(),
         format!("socket,id=n1,connect=127.0.0.1:{wire}"),
     ];
-    let first = Session::start(&machine(1, [one, two], &hub)?, name)?;
+    if plan.disk {
+        disks::empty("trips.img", 8)?;
+    }
+    let first = Session::start(&machine(1, [one, two], &hub, plan)?, name)?;
     // The second connects to it.
     std::thread::sleep(Duration::from_secs(1));
-    let second = Session::start(&machine(2, [two, one], &other)?, &format!("{name}-2"))?;
+    let second = Session::start(&machine(2, [two, one], &other, plan)?, &format!("{name}-2"))?;
     let mut hosts = [first, second];
     for host in &mut hosts {
         host.wait_for("init: shell")?;
@@ -292,10 +401,14 @@ pub fn run(name: &str, plan: &Plan) -> Result<(), String> {
     }
     acquaint(&mut hosts)?;
     let make = format!(
-        "overcast create --name g --kernel /guest/vmlinuz --initrd /guest/initrd --memory {} \
-         --vif mac=00:16:3e:00:00:03,network=eth1 \
-         --cmdline 'console=hvc0 run=net,wire,serve addr=3 load={}'",
-        plan.memory, plan.load
+        "overcast create --name g --kernel /guest/vmlinuz --initrd /guest/initrd --memory {} --vcpus {} \
+         --vif mac=00:16:3e:00:00:03,network=eth1 {} \
+         --cmdline 'console=hvc0 run=net,wire,{}serve addr=3 load={}'",
+        plan.memory,
+        plan.vcpus,
+        if plan.disk { "--disk vda,xvda,w" } else { "" },
+        if plan.disk { "disk," } else { "" },
+        plan.load
     );
     says(&mut hosts[0], &make, "g is domain")?;
     hosts[0].shell(
@@ -303,15 +416,32 @@ pub fn run(name: &str, plan: &Plan) -> Result<(), String> {
          [ $n -lt 280 ] || { tail -5 /var/log/overcast/g.log; false; break; }; done",
     )?;
     let client = Client::connect(entry)?;
+    let mut pair = Pair {
+        hosts,
+        at: 0,
+        client,
+        state,
+        compress: plan.compress.clone(),
+    };
+    faults::run(&mut pair, plan)?;
+    let Pair {
+        mut hosts,
+        at,
+        client,
+        ..
+    } = pair;
     for _ in 0..plan.trips {
-        trip(&mut hosts, 0, plan, &client)?;
-        trip(&mut hosts, 1, plan, &client)?;
+        trip(&mut hosts, at, plan, &client)?;
+        trip(&mut hosts, 1 - at, plan, &client)?;
     }
     let last = client.ten_more(hosts[0].patience)?;
     println!("{name}: {last} numbers, every one once and in order");
     for host in &mut hosts {
         // What the guest said is looked at with the rest.
-        host.shell("cat /var/log/overcast/g.log")?;
+        let said = host.shell("cat /var/log/overcast/g.log")?;
+        if let Some(line) = said.lines().find(|line| line.contains("init: wrong")) {
+            return Err(format!("the guest says {line:?}"));
+        }
         host.send_line("poweroff -f")?;
     }
     for host in &mut hosts {

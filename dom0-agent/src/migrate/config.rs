@@ -279,23 +279,20 @@ fn actions(info: &DomainInfo) -> (Event, Event, Event) {
     let path = format!("{USERDATA}-d.{}.{}.libxl-json", info.id, info.uuid);
     let text = std::fs::read_to_string(path).unwrap_or_default();
     // A zero is at its end.
-    let root: Value = serde_json::from_str(text.trim_end_matches('\0')).unwrap_or_default();
-    events(&root)
+    match serde_json::from_str(text.trim_end_matches('\0')) {
+        Ok(root) => events(&root),
+        Err(_) => (Event::Destroy, Event::Restart, Event::Destroy),
+    }
 }
 
-/// What libxl's configuration says of them.
+/// What libxl's configuration says of them: it leaves out what is `destroy`.
 fn events(root: &Value) -> (Event, Event, Event) {
-    let event = |key: &str, otherwise| match root[key].as_str() {
-        Some("destroy") => Event::Destroy,
-        Some("restart" | "rename_restart" | "soft_reset") => Event::Restart,
+    let event = |key: &str| match root[key].as_str() {
+        Some("restart" | "restart_rename" | "coredump_restart" | "soft_reset") => Event::Restart,
         Some("preserve") => Event::Preserve,
-        _ => otherwise,
+        _ => Event::Destroy,
     };
-    (
-        event("on_poweroff", Event::Destroy),
-        event("on_reboot", Event::Restart),
-        event("on_crash", Event::Destroy),
-    )
+    (event("on_poweroff"), event("on_reboot"), event("on_crash"))
 }
 
 /// A domain's devices of a kind: number and the backend's directory, in order.
@@ -343,12 +340,23 @@ mod tests {
         assert!(!config.disks[0].read_only);
         assert_eq!(config.vifs[0].network, "eth0");
         assert_eq!(config.on_crash, Event::Preserve);
+        assert_eq!(config.on_reboot, Event::Restart);
+        // libxl leaves out what is so by its own default.
+        assert_eq!(config.on_poweroff, Event::Destroy);
         assert_eq!(config.weight, Some(300));
     }
 
     #[test]
     fn configurations_come_back() {
         assert_eq!(from_json(&to_json(&saved())).expect("our own"), saved());
+    }
+
+    #[test]
+    fn what_is_left_out_is_destroyed() {
+        let text = r#"{"c_info": {"name": "a", "uuid": "01234567-89ab-cdef-0123-456789abcdef"},
+            "b_info": {"max_memkb": 4096}}"#;
+        let config = from_json(text).expect("a configuration").config;
+        assert_eq!(config.on_reboot, Event::Destroy);
     }
 
     #[test]
