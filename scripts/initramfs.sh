@@ -13,6 +13,8 @@ and prints its name.
   shell    busybox, and a shell on the console (default); with run=WORD,WORD on
            the kernel's command line it runs these words first: see scripts/init
   bench    the same with the microbenchmarks of qemu-tests/bench
+  io       the shell's with drivers for Xen's and virtio disks and network devices, and what
+           measures them (qemu-tests/io)
   store    the shell's with xenstore-utils, a program that asks xenstore questions
            (qemu-tests/store), and for real Xen xenstored; run=store runs all
   net      the same as shell with drivers for Xen's and virtio network devices, iperf3 and ethtool
@@ -29,7 +31,7 @@ END
 
 case ${1:-shell} in
 --help | -h) usage; exit ;;
-shell | bench | net | store | xl | disk | domains | nested | debian) VARIANT=${1:-shell} ;;
+shell | bench | io | net | store | xl | disk | domains | nested | debian) VARIANT=${1:-shell} ;;
 *) usage >&2; exit 2 ;;
 esac
 OUTPUT=$CACHE/initramfs-$VARIANT.cpio.gz
@@ -43,6 +45,7 @@ sources=("$ROOT/scripts/initramfs.sh" "$ROOT/scripts/init")
 [ "$VARIANT" != nested ] || sources+=("$ROOT/scripts/init-nested")
 [ "$VARIANT" != net ] || sources+=("$KERNEL")
 [ "$VARIANT" != bench ] || sources+=("$ROOT"/qemu-tests/bench/*.c)
+[ "$VARIANT" != io ] || sources+=("$ROOT/qemu-tests/io/io.c" "$KERNEL")
 fresh=1
 for source in "${sources[@]}"; do [ "$OUTPUT" -nt "$source" ] || fresh=0; done
 if [ $fresh = 1 ]; then echo "$OUTPUT"; exit; fi
@@ -62,17 +65,19 @@ trap 'rm -rf "$WORK"' EXIT
 pack() { (cd "$WORK/root" && find . | cpio --quiet -o -H newc -R 0:0) | gzip -1 >"$OUTPUT.new"; mv "$OUTPUT.new" "$OUTPUT"; }
 
 case $VARIANT in
-shell | bench | net | store | domains)
+shell | bench | io | net | store | domains)
     mkdir -p "$WORK"/root/{bin,dev,proc,sys,tmp,root}
     cp /bin/busybox "$WORK/root/bin/"
     for applet in $(/bin/busybox --list | grep -vx busybox); do ln -sf busybox "$WORK/root/bin/$applet"; done
     install -m755 "$ROOT/scripts/init" "$WORK/root/init"
+    # A source may ask for options of its own in a line "compile: ...".
+    compile() { gcc -O2 -Wall -static $(sed -n 's/^ \* compile: //p' "$1") -o "$WORK/root/bin/$(basename "$1" .c)" "$1"; }
     if [ "$VARIANT" = bench ]; then
-        for source in "$ROOT"/qemu-tests/bench/*.c; do
-            # A source may ask for options of its own in a line "compile: ...".
-            gcc -O2 -Wall -static $(sed -n 's/^ \* compile: //p' "$source") \
-                -o "$WORK/root/bin/$(basename "$source" .c)" "$source"
-        done
+        for source in "$ROOT"/qemu-tests/bench/*.c; do compile "$source"; done
+    fi
+    if [ "$VARIANT" = io ]; then
+        compile "$ROOT/qemu-tests/io/io.c"
+        copy_modules "$WORK/root" needed xen-blkfront xen-netfront virtio_pci virtio_blk virtio_net
     fi
     if [ "$VARIANT" = store ]; then
         gcc -O2 -Wall -static -o "$WORK/root/bin/xs" "$ROOT/qemu-tests/store/xs.c"

@@ -16,18 +16,19 @@
 //! - One task does all of it, in pieces that take [`SLICE`] at most (but for unpacking the
 //!   kernel and building its domain, which holds up the guest of one CPU for about as long
 //!   as at boot), and never while this CPU still has a vCPU of Dom0 loaded.
-//! - The number of the control domain is never without an owner for a guest's use: grants
-//!   and channels to it end with the old Dom0, and are refused until the next is there.
+//! - What guests had granted or connected to the old Dom0 ends with it: its number means
+//!   nobody, and is refused, until the next is there, which inherits nothing.
 //! - What the tools keep in the store stays; so the next Dom0's find their domains. Domains
-//!   stay as they are: who was paused stays paused.
+//!   stay as they are: who was paused stays paused, and whose writes were logged for a move
+//!   goes on being logged until a tool of the next Dom0's switches it off (that takes the
+//!   domain paused, which a task that may not wait cannot do).
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 use overcast_core::error::Error;
 use overcast_core::ids::{DomainId, VcpuId};
 use overcast_core::machine::Preempt;
-use spin::Once;
+use spin::{Mutex, Once};
 use xen_abi::sched::*;
 
 use crate::domain::{self, Domain, Life};
@@ -47,10 +48,21 @@ const FIRST_WAIT: u64 = 1_000_000_000;
 const MOST_FAILURES: u32 = 6;
 
 static TASK: Once<Task> = Once::new();
-/// Dom0s in a row that did not live long.
-static FAILURES: AtomicU32 = AtomicU32::new(0);
-static STARTED_AT: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
-static START_AFTER: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+/// When Dom0s began, and are to begin.
+struct Starts {
+    /// When the last was let run, ns.
+    last: u64,
+    /// Not before when the next may be made, ns.
+    next: u64,
+    /// Dom0s in a row that did not live long.
+    failures: u32,
+}
+
+static STARTS: Mutex<Starts> = Mutex::new(Starts {
+    last: 0,
+    next: 0,
+    failures: 0,
+});
 
 struct Deadline(u64);
 
@@ -71,7 +83,7 @@ pub fn init() {
 pub fn run_dom0(dom0: &Arc<Domain>) {
     backend::block::give_dom0_disks();
     backend::net::give_dom0_devices();
-    STARTED_AT.store(time::now(), Ordering::Release);
+    STARTS.lock().last = time::now();
     if let Some(vcpu) = dom0.vcpu(VcpuId(0)) {
         schedule::wake(vcpu);
     }
@@ -90,18 +102,19 @@ pub fn begin(reason: u32) -> bool {
     if others == 0 {
         return false;
     }
-    let lived = time::now().saturating_sub(STARTED_AT.load(Ordering::Acquire));
-    let failures = if reason == SHUTDOWN_REBOOT || lived > SHORT_LIFE {
+    let mut starts = STARTS.lock();
+    let now = time::now();
+    starts.failures = if reason == SHUTDOWN_REBOOT || now.saturating_sub(starts.last) > SHORT_LIFE {
         0
     } else {
-        (FAILURES.load(Ordering::Acquire) + 1).min(MOST_FAILURES)
+        (starts.failures + 1).min(MOST_FAILURES)
     };
-    FAILURES.store(failures, Ordering::Release);
-    let wait = match failures {
+    let wait = match starts.failures {
         0 => 0,
         n => FIRST_WAIT << (n - 1),
     };
-    START_AFTER.store(time::now().saturating_add(wait), Ordering::Release);
+    starts.next = now.saturating_add(wait);
+    drop(starts);
     let what = match reason {
         SHUTDOWN_CRASH => "crashed",
         SHUTDOWN_REBOOT => "reboots",
@@ -151,7 +164,7 @@ fn step() -> Result<(), Error> {
         return Err(Error::Busy);
     }
     // Not found any more, but perhaps not forgotten yet.
-    if mm().domain(DomainId::DOM0).is_some() || time::now() < START_AFTER.load(Ordering::Acquire) {
+    if mm().domain(DomainId::DOM0).is_some() || time::now() < STARTS.lock().next {
         return Err(Error::Busy);
     }
     let _control = lifecycle::control().map_err(|_| Error::Busy)?;

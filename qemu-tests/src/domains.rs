@@ -3,7 +3,7 @@
 use crate::disks;
 use crate::guest_log;
 use crate::machine::{Machine, System};
-use crate::session::Session;
+use crate::session::{Session, says};
 
 /// The guests: name, vCPUs, what their first process is to do, and more of their configuration.
 const GUESTS: [(&str, u32, &str, &str); 3] = [
@@ -16,17 +16,6 @@ const GUESTS: [(&str, u32, &str, &str); 3] = [
     ("two", 2, "facts,work", ""),
     ("four", 4, "facts,work", ""),
 ];
-
-/// Runs a command in Dom0, and asks for a text in its answer, among which the hypervisor's
-/// messages may be.
-fn says(session: &mut Session, command: &str, wanted: &str) -> Result<(), String> {
-    let answer = session.shell(command)?;
-    if answer.contains(wanted) {
-        Ok(())
-    } else {
-        Err(session.failure(&format!("`{command}` gave {answer:?}, without {wanted:?}")))
-    }
-}
 
 /// Waits until a guest has printed a text.
 fn printed(session: &mut Session, guest: &str, text: &str) -> Result<(), String> {

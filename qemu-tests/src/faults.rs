@@ -1,8 +1,8 @@
 //! What can go wrong while a guest moves: after each, there is one guest, it counts on, and there
 //! is nothing left where it is not.
 
-use crate::session::Session;
-use crate::trips::{Pair, Plan, guests, receive, says, until};
+use crate::session::{Session, says};
+use crate::trips::{Pair, Plan, guests, receive, until};
 
 /// One of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

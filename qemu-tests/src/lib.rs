@@ -14,6 +14,7 @@
 //! - [`soak`]: a userland under stress for minutes
 //! - [`trips`]: a guest that goes from one machine to another and back
 //! - [`mod@bench`]: what operations cost a guest, beside real Xen and bare hardware
+//! - [`io_bench`]: what requests to disk and network cost
 //!
 //! No test depends on how fast the host is: the limits on time only end what
 //! hangs, and are generous.
@@ -28,6 +29,7 @@ pub mod domains;
 pub mod faults;
 pub mod guest_log;
 pub mod image;
+pub mod io_bench;
 pub mod machine;
 pub mod moves;
 pub mod nested;

@@ -1,22 +1,31 @@
 //! Runs the tests and benchmarks that boot machines in QEMU.
 
-use overcast_qemu_tests::{bench, cases, runner, trips};
+use overcast_qemu_tests::{bench, cases, io_bench, runner, trips};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: overcast-qemu-tests run [--filter TEXT] [--jobs N] [--soak]
        overcast-qemu-tests list
        overcast-qemu-tests bench [--systems bare,xen,overcast]
+       overcast-qemu-tests bench --io [--systems NAMES] [--cpus N] [--requests N] [--rounds N]
+                           [--profile N] [--no-count] [--options TEXT]
        overcast-qemu-tests demo [--trips N] [--memory MIB] [--load MIB] [--compress HOW] [--vcpus N] [--no-disk]
 
   run     boots machines in QEMU and checks what they do
   list    names the tests
   bench   what operations cost a guest, in executed instructions
+  bench --io  what requests to disk and network cost, in executed instructions and in time
   demo    moves a guest between two machines and back, while a client listens to it
 
   --filter TEXT   only tests whose name contains TEXT
   --jobs N        machines at the same time [2]
   --soak          the long tests too
+  --cpus N        CPUs where the time is taken [1]
+  --requests N    how many requests of each kind [400]
+  --rounds N      how often the time is taken; the least counts [0]
+  --profile N     names the N functions of the hypervisor that cost most
+  --no-count      counts no instructions
+  --options TEXT  more options for the hypervisor
   --trips N       how often there and back [1]
   --memory MIB    the guest's memory [96]
   --load MIB      how much of it the guest writes over again and again [4]
@@ -53,13 +62,22 @@ fn go(arguments: Vec<String>) -> Result<bool, String> {
         soak: false,
     };
     let mut demo = trips::Plan::default();
-    let mut systems = "bare,xen,overcast".to_owned();
+    let mut systems = None;
+    let mut io = io_bench::Plan::default();
+    let mut is_io = false;
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
         match argument.as_str() {
             "--filter" => plan.filter = value()?,
             "--jobs" => plan.jobs = value()?.parse().map_err(|_| "--jobs needs a number")?,
-            "--systems" => systems = value()?,
+            "--systems" => systems = Some(value()?),
+            "--io" => is_io = true,
+            "--cpus" => io.cpus = count(&argument, &value()?)?,
+            "--requests" => io.requests = count(&argument, &value()?)?,
+            "--rounds" => io.rounds = count(&argument, &value()?)?,
+            "--profile" => io.profile = count(&argument, &value()?)? as usize,
+            "--no-count" => io.count = false,
+            "--options" => io.options = value()?,
             "--trips" => demo.trips = count(&argument, &value()?)?,
             "--memory" => demo.memory = count(&argument, &value()?)?,
             "--load" => demo.load = count(&argument, &value()?)?,
@@ -78,10 +96,20 @@ fn go(arguments: Vec<String>) -> Result<bool, String> {
             }
             Ok(true)
         }
-        "bench" => bench::run(&systems).map(|()| true).or_else(|why| {
-            eprintln!("{why}");
-            Ok(false)
-        }),
+        "bench" => {
+            let measured = if is_io {
+                if let Some(systems) = systems {
+                    io.systems = systems;
+                }
+                io_bench::run(&io)
+            } else {
+                bench::run(systems.as_deref().unwrap_or("bare,xen,overcast"))
+            };
+            measured.map(|()| true).or_else(|why| {
+                eprintln!("{why}");
+                Ok(false)
+            })
+        }
         "demo" => trips::run("demo", &demo).map(|()| true).or_else(|why| {
             eprintln!("{why}");
             Ok(false)

@@ -4,19 +4,9 @@ use crate::artefacts;
 use crate::disks;
 use crate::guest_log;
 use crate::machine::{Machine, System};
-use crate::session::Session;
+use crate::session::{Session, says};
 use std::path::Path;
 use std::process::Command;
-
-/// Runs a command in Dom0 and asks for a text in its answer.
-fn says(session: &mut Session, command: &str, wanted: &str) -> Result<(), String> {
-    let answer = session.shell(command)?;
-    if answer.contains(wanted) {
-        Ok(())
-    } else {
-        Err(session.failure(&format!("`{command}` gave {answer:?}, without {wanted:?}")))
-    }
-}
 
 /// The guest counts on from where it was: three numbers more, none for the second time, and
 /// its memory as it was.

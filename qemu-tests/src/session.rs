@@ -4,7 +4,7 @@ use crate::artefacts;
 use crate::machine::Machine;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -227,11 +227,31 @@ impl Session {
         }
     }
 
+    /// Has QEMU end in good order, as it does when asked by a signal.
+    pub fn stop(mut self) -> Result<(), String> {
+        let id = self.child.id().to_string();
+        let asked = Command::new("kill").arg(&id).status();
+        asked.map_err(|e| format!("kill cannot be started: {e}"))?;
+        self.child.wait().map_err(|e| e.to_string())?;
+        Ok(())
+    }
+
     /// A failure with the last lines that the machine said.
     pub fn failure(&self, what: &str) -> String {
         let lines: Vec<_> = self.text.lines().collect();
         let tail = lines.get(lines.len().saturating_sub(25)..).unwrap_or(&[]);
         format!("{what}\n    | {}", tail.join("\n    | "))
+    }
+}
+
+/// Runs a command and asks for a text in its answer, among which the hypervisor's messages
+/// may be.
+pub fn says(session: &mut Session, command: &str, wanted: &str) -> Result<(), String> {
+    let answer = session.shell(command)?;
+    if answer.contains(wanted) {
+        Ok(())
+    } else {
+        Err(session.failure(&format!("`{command}` gave {answer:?}, without {wanted:?}")))
     }
 }
 

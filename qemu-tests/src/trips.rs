@@ -10,7 +10,7 @@ use crate::disks;
 use crate::faults;
 use crate::guest_log;
 use crate::machine::{Machine, System};
-use crate::session::Session;
+use crate::session::{Session, says};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -191,16 +191,6 @@ fn machine(number: u32, wire: [u16; 2], guests: &[String], plan: &Plan) -> Resul
         ]);
     }
     Ok(machine)
-}
-
-/// Runs a command in Dom0 and asks for a text in its answer.
-pub(crate) fn says(session: &mut Session, command: &str, wanted: &str) -> Result<(), String> {
-    let answer = session.shell(command)?;
-    if answer.contains(wanted) {
-        Ok(())
-    } else {
-        Err(session.failure(&format!("`{command}` gave {answer:?}, without {wanted:?}")))
-    }
 }
 
 /// Each makes its keys and trusts the other's.

@@ -116,6 +116,11 @@ fn tools(name: &str) -> Result<(), String> {
         "xenstore-ls /local/domain/0",
         &[&["name", "=", "\"Domain-0\""]],
     )?;
+    want(
+        s,
+        "xl set-parameters guest_loglvl=error/all; xl set-parameters guest_loglvl=much; echo $?",
+        &[&["setting", "parameters:", "Invalid", "argument"], &["1"]],
+    )?;
     let before = free_memory(s)?;
 
     s.shell("guest one 1 96 facts,work,count; xl create /run/one.cfg >/dev/null")?;

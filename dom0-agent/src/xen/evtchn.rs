@@ -48,9 +48,9 @@ impl EventChannels {
         request: libc::c_ulong,
         mut argument: [u32; 2],
     ) -> Result<EventPort> {
+        let device = self.device.as_raw_fd();
         // SAFETY: none of the requests is larger than the argument, which lives over the call.
-        let result =
-            unsafe { libc::ioctl(self.device.as_raw_fd(), request as _, argument.as_mut_ptr()) };
+        let result = unsafe { libc::ioctl(device, request as _, argument.as_mut_ptr()) };
         u32::try_from(result)
             .map(EventPort)
             .map_err(|_| Error::Hypercall {

@@ -165,9 +165,9 @@ impl ForeignMap {
             num: count as u64,
             addr: map.memory.as_ptr() as u64,
         };
+        let device = privcmd.fd();
         // SAFETY: the request lives over the call; the addresses were reserved from the driver.
-        let result =
-            unsafe { libc::ioctl(privcmd.fd(), IOCTL_MMAP_RESOURCE as _, &raw mut request) };
+        let result = unsafe { libc::ioctl(device, IOCTL_MMAP_RESOURCE as _, &raw mut request) };
         if result < 0 {
             return Err(Error::Hypercall {
                 operation: "map a domain's tables",

@@ -31,9 +31,9 @@ impl Msix {
         let entries = (control >> 16 & 0x7ff) as u16 + 1;
         let place = function.read(capability.offset.checked_add(4)?);
         let (bar, offset) = ((place & 7) as u8, u64::from(place & !7));
+        let length = u64::from(entries) * ENTRY;
         // SAFETY: the caller's promise.
-        let table =
-            unsafe { function.registers(platform, bar, offset, u64::from(entries) * ENTRY) }?;
+        let table = unsafe { function.registers(platform, bar, offset, length) }?;
         let msix = Self { table, entries };
         (0..entries).for_each(|index| msix.mask(index));
         // Enable, and nothing masked but by its entry.

@@ -29,6 +29,7 @@ pub mod grant_table;
 pub mod hvm_op;
 pub mod hvm_params;
 pub mod hvm_start_info;
+pub mod hypfs;
 pub mod io_blkif;
 pub mod io_console;
 pub mod io_netif;

@@ -40,6 +40,8 @@ pub enum Error {
     Invalid = 22,
     /// ENOSPC
     NoSpace = 28,
+    /// EDOM
+    OutOfDomain = 33,
     /// ERANGE
     Range = 34,
     /// ENOSYS

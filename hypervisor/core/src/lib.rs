@@ -39,6 +39,7 @@ pub mod first_layer;
 pub mod fuzz;
 pub mod grant;
 pub mod heap;
+pub mod hypfs;
 pub mod ids;
 pub mod machine;
 pub mod mm;

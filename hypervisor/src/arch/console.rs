@@ -64,7 +64,7 @@ static CONSOLE: Console = Console {
 /// A panic is printing: it does not wait for locks.
 static FORCED: AtomicBool = AtomicBool::new(false);
 static TO_RING: AtomicBool = AtomicBool::new(false);
-/// Thresholds: `always << 8 | limited`, as `LogLevel` numbers; hypervisor's and guests'.
+/// Thresholds ([`LogThreshold::pack`]): hypervisor's and guests'.
 static LEVELS: AtomicU32 = AtomicU32::new(0x0202);
 static GUEST_LEVELS: AtomicU32 = AtomicU32::new(0x0002);
 
@@ -292,9 +292,14 @@ pub fn init() {
 
 /// Sets what is printed: `loglvl=` and `guest_loglvl=`.
 pub fn set_levels(hypervisor: LogThreshold, guest: LogThreshold) {
-    let pack = |t: LogThreshold| (t.always as u32) << 8 | t.limited as u32;
-    LEVELS.store(pack(hypervisor), Ordering::Relaxed);
-    GUEST_LEVELS.store(pack(guest), Ordering::Relaxed);
+    LEVELS.store(hypervisor.pack(), Ordering::Relaxed);
+    GUEST_LEVELS.store(guest.pack(), Ordering::Relaxed);
+}
+
+/// What is printed: `loglvl=` and `guest_loglvl=`.
+pub fn levels() -> (LogThreshold, LogThreshold) {
+    let read = |levels: &AtomicU32| LogThreshold::unpack(levels.load(Ordering::Relaxed));
+    (read(&LEVELS), read(&GUEST_LEVELS))
 }
 
 /// Whether Dom0's output goes into the ring as well (`console_to_ring`).

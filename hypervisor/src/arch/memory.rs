@@ -274,12 +274,12 @@ pub fn init(ram: &[Range], reserved: &[Range], frame_info_size: usize) -> Result
     FRAME_TABLE_ENTRIES.store(frames, Ordering::Release);
     let links_base = paging::FRAME_TABLE_BASE + align_up(frames * info, SIZE_1G);
     make_table(layout, links_base, size_of::<FrameLink>() as u64, 0, None)?;
+    let (first, count) = (links_base as *const FrameLink, frames as usize);
     // SAFETY: the table was just made, zeroed, with an entry for every frame
     // number, at an aligned address, and only this slice uses it. Entries of
     // numbers that are not RAM share memory with each other, which entries of
     // atomics may.
-    let links =
-        unsafe { core::slice::from_raw_parts(links_base as *const FrameLink, frames as usize) };
+    let links = unsafe { core::slice::from_raw_parts(first, count) };
     let heap = HEAP.call_once(|| FrameHeap::new(links));
     let mut early = EARLY.lock();
     let rest = core::mem::replace(&mut *early, RangeList::new());

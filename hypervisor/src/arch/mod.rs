@@ -3,7 +3,6 @@
 pub mod acpi;
 pub mod apic;
 pub mod console;
-mod copy;
 pub mod cpu;
 pub mod debug;
 pub mod descriptors;

@@ -14,6 +14,7 @@ mod descriptor;
 mod domctl;
 mod event_channel;
 mod grant_table;
+mod hypfs;
 mod machine_check;
 mod memory;
 mod misc;
@@ -204,6 +205,7 @@ fn perform(number: u64, call: &mut Call<'_>) -> Result<i64> {
         HYPERVISOR_PHYSDEV_OP => physdev::physdev_op(call),
         HYPERVISOR_SYSCTL => sysctl::sysctl(call),
         HYPERVISOR_DOMCTL => domctl::domctl(call),
+        HYPERVISOR_HYPFS_OP => hypfs::hypfs_op(call),
         HYPERVISOR_XSM_OP => absent::xsm_op(call),
         HYPERVISOR_XENPMU_OP => absent::xenpmu_op(call),
         HYPERVISOR_DM_OP => absent::dm_op(call),

@@ -10,9 +10,9 @@ use super::Call;
 use crate::{build_info, guest, start};
 
 /// The interface that is spoken: Xen 4.17.
-const VERSION: i64 = 4 << 16 | 17;
+pub const VERSION: i64 = 4 << 16 | 17;
 /// `XENVER_extraversion`: which 4.17 it is taken for, and whose it is.
-const EXTRA_VERSION: &str = ".0-overcast";
+pub const EXTRA_VERSION: &str = ".0-overcast";
 /// What kinds of guests can run (`XENVER_capabilities`).
 const CAPABILITIES: &str = "xen-3.0-x86_64 ";
 /// What a domain without privilege is told instead.

@@ -74,6 +74,7 @@ const HEADERS: &[&str] = &[
     "version.h",
     "features.h",
     "nmi.h",
+    "hypfs.h",
     "elfnote.h",
     "physdev.h",
     "platform.h",

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::values::{
     Amount, LogLevel, LogThreshold, leading_number, parse_amount, parse_bool, parse_number,
-    parse_size, parse_threshold, set, set_bool, value_of,
+    parse_size, set, set_bool, value_of,
 };
 use super::{Argument, Expected, OptionSpec};
 use crate::cpuid::{Baseline, Identity, Level};
@@ -633,11 +633,11 @@ table! {
     "gnttab_max_maptrack_frames", "<integer>", "1024", "Most frames of a domain's table of grants that it has mapped.",
         |o, a| set(&mut o.gnttab_max_maptrack_frames, a, "<integer>", number32);
     "guest_loglvl", "<level>[/<rate-limited level>]", "none/warning", "Which messages about, or from, guests are printed. Levels: none, error, warning, info, debug, all.",
-        |o, a| set(&mut o.guest_loglvl, a, "<level>[/<level>], a level being none, error, warning, info, debug or all", parse_threshold);
+        |o, a| set(&mut o.guest_loglvl, a, "<level>[/<level>], a level being none, error, warning, info, debug or all", LogThreshold::parse);
     "invpcid", BOOLEAN, "true", "The INVPCID instruction is used where there is one.",
         |o, a| set_bool(&mut o.invpcid, a);
     "loglvl", "<level>[/<rate-limited level>]", "warning", "Which messages of the hypervisor are printed. Levels: none, error, warning, info, debug, all.",
-        |o, a| set(&mut o.loglvl, a, "<level>[/<level>], a level being none, error, warning, info, debug or all", parse_threshold);
+        |o, a| set(&mut o.loglvl, a, "<level>[/<level>], a level being none, error, warning, info, debug or all", LogThreshold::parse);
     "maxcpus", "<integer>", "all", "Most CPUs to be brought up.",
         |o, a| set(&mut o.maxcpus, a, "<integer>", |v| number32(v).map(Some));
     "mce", BOOLEAN, "true", "Machine checks are handled.",

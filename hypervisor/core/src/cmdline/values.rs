@@ -1,5 +1,7 @@
 //! The kinds of values that options take.
 
+use core::fmt;
+
 use super::{Argument, Expected};
 use crate::addr::PAGE_SIZE;
 
@@ -52,6 +54,69 @@ pub struct LogThreshold {
     /// Messages less important than `always`, but not less than this, are
     /// printed at a limited rate. Never below `always`.
     pub limited: LogLevel,
+}
+
+impl LogThreshold {
+    /// `<level>[/<rate-limited level>]`; `None` if it is not that.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (always, limited) = match text.split_once('/') {
+            Some((always, limited)) => (parse_level(always)?, parse_level(limited)?),
+            None => (parse_level(text)?, parse_level(text)?),
+        };
+        Some(Self {
+            always,
+            limited: limited.max(always),
+        })
+    }
+
+    /// As one number.
+    pub const fn pack(self) -> u32 {
+        (self.always as u32) << 8 | self.limited as u32
+    }
+
+    /// The threshold of [`LogThreshold::pack`].
+    pub fn unpack(packed: u32) -> Self {
+        let level = |number: u32| {
+            let known = LogLevel::ALL.iter().find(|&&level| level as u32 == number);
+            known.copied().unwrap_or(LogLevel::Debug)
+        };
+        Self {
+            always: level(packed >> 8),
+            limited: level(packed & 0xff),
+        }
+    }
+}
+
+/// As [`LogThreshold::parse`] takes it.
+impl fmt::Display for LogThreshold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.always.name())?;
+        match self.limited == self.always {
+            true => Ok(()),
+            false => write!(f, "/{}", self.limited.name()),
+        }
+    }
+}
+
+impl LogLevel {
+    const ALL: [Self; 5] = [
+        Self::None,
+        Self::Error,
+        Self::Warning,
+        Self::Info,
+        Self::Debug,
+    ];
+
+    /// Its name in `loglvl=`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+            Self::Debug => "all",
+        }
+    }
 }
 
 /// `yes`, `on`, `true`, `enable`, `1` and their contraries.
@@ -149,18 +214,6 @@ fn parse_level(text: &str) -> Option<LogLevel> {
         "info" => LogLevel::Info,
         "debug" | "all" => LogLevel::Debug,
         _ => return None,
-    })
-}
-
-/// `<level>[/<rate-limited level>]`
-pub(super) fn parse_threshold(text: &str) -> Option<LogThreshold> {
-    let (always, limited) = match text.split_once('/') {
-        Some((always, limited)) => (parse_level(always)?, parse_level(limited)?),
-        None => (parse_level(text)?, parse_level(text)?),
-    };
-    Some(LogThreshold {
-        always,
-        limited: limited.max(always),
     })
 }
 
