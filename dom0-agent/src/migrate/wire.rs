@@ -53,6 +53,7 @@ pub struct Hello {
     /// What it is.
     pub software: String,
     /// Whose records it has ([`super::status::host`]); empty if it keeps none.
+    #[serde(default)]
     pub host: String,
 }
 
