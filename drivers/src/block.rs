@@ -143,7 +143,8 @@ pub trait Block: Send + Sync {
     /// Tells the device of what was submitted.
     fn kick(&self, queue: usize);
 
-    /// Takes at most `budget` completions out of a queue; gives how many there were.
+    /// Takes at most `budget` completions out of a queue; gives how many there were. `done`
+    /// must not call the device, which may hold a lock.
     fn complete(&self, queue: usize, budget: usize, done: &mut dyn FnMut(Completion)) -> usize;
 
     /// Asks for an interrupt at the next completion. `true` if there are some already:

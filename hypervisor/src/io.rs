@@ -19,7 +19,7 @@
 //!   keeps the function alive until it has.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use overcast_core::error::{Error, Result};
 use overcast_core::event::{ConsumerId, EventChannels};
@@ -77,6 +77,9 @@ static SLOTS: [Slot; MAX_TASKS] = [const {
 static WAITING: [[AtomicU64; MAX_TASKS / 64]; MAX_CPUS] =
     [const { [const { AtomicU64::new(0) }; MAX_TASKS / 64] }; MAX_CPUS];
 
+/// How many words of [`WAITING`] have bits of tasks that ever were.
+static WORDS: AtomicUsize = AtomicUsize::new(0);
+
 /// Task number plus one of each interrupt vector; 0 for none.
 static VECTOR_TASKS: [AtomicU32; 256] = [const { AtomicU32::new(0) }; 256];
 /// Serialises making and dropping of tasks and vectors.
@@ -125,6 +128,7 @@ impl Task {
         let index = free.ok_or(Error::NoMemory)?;
         softirq::reserve_io_timer()?;
         let id = TaskId(index as u16);
+        WORDS.fetch_max(index / 64 + 1, Ordering::SeqCst);
         id.slot().raised.store(false, Ordering::Release);
         *id.slot().function.write() = Some(Arc::new(function));
         Ok(Self { id })
@@ -187,7 +191,8 @@ pub fn timer_fired(number: u32) {
 /// Runs what waits on this CPU. Not from an interrupt handler.
 pub fn run_waiting() {
     let cpu = percpu::this().cpu.0 as usize;
-    for (word, waiting) in WAITING[cpu].iter().enumerate() {
+    let words = WORDS.load(Ordering::SeqCst);
+    for (word, waiting) in WAITING[cpu].iter().enumerate().take(words) {
         let mut bits = waiting.swap(0, Ordering::AcqRel);
         while bits != 0 {
             let bit = bits.trailing_zeros() as usize;

@@ -4,7 +4,8 @@
 //! ([`MARK`]), which outlives Dom0: who finds it in any of them to run here, says so.
 
 use std::collections::HashMap;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,13 +17,15 @@ use super::config::{self, Saved};
 use super::fault::{self, Point};
 use super::file::{Incoming, check};
 use super::handover::{Target as State, TargetAction, TargetEvent, ToSource, ToTarget};
-use super::status::{Arrival, Process};
+use super::lanes::{self, Inlet};
+use super::status::{self, Arrival, Process};
 use super::tls::{Channel, Keys};
 use super::wire::{self, FromSource, FromTarget, Hello, Offer, StreamReader};
 use crate::control::{Control, DomainInfo};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::store::Store;
+use crate::stream;
 use crate::xen::domctl::CpuPolicy;
 
 /// How long the other end may be silent.
@@ -40,11 +43,23 @@ const PAUSE: Duration = Duration::from_millis(200);
 const MARK: &str = "overcast-move";
 const RECEIVING: &str = "receiving";
 const RUNNING: &str = "running";
-/// Connections at a time.
+/// How long the source's connections for the stream may take to come.
+const JOIN: Duration = Duration::from_secs(30);
+/// How long a source that cut the stream may take to say why.
+const WHY: Duration = Duration::from_secs(2);
+/// Connections at a time, those of streams not counted.
 const CONNECTIONS: usize = 16;
 
-/// Moves of this process, by number.
-type Moves = Arc<Mutex<HashMap<String, Arrival>>>;
+/// Moves of this process.
+#[derive(Default)]
+struct Known {
+    /// By number.
+    arrivals: HashMap<String, Arrival>,
+    /// Those that wait for the connections of their streams, by number: which one it is.
+    waiting: HashMap<String, Sender<(u32, Channel)>>,
+}
+
+type Moves = Arc<Mutex<Known>>;
 
 /// Waits for sources.
 pub struct Receiver {
@@ -72,7 +87,23 @@ impl Receiver {
     }
 
     /// Takes domains for ever, or one if `once`.
-    pub fn run(&self, once: bool) -> Result<()> {
+    pub fn run(self, once: bool) -> Result<()> {
+        let (tell, came) = mpsc::channel();
+        thread::spawn(move || self.accept(&tell));
+        for (arrival, from) in came {
+            println!(
+                "{} came from {from} and is domain {}",
+                arrival.name, arrival.domain
+            );
+            if once {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes connections for ever, and tells of the domains that came.
+    fn accept(&self, tell: &Sender<(Arrival, SocketAddr)>) {
         let active = Arc::new(());
         loop {
             let (stream, from) = match self.listener.accept() {
@@ -87,35 +118,17 @@ impl Receiver {
             if Arc::strong_count(&active) > CONNECTIONS {
                 continue;
             }
-            let (tls, moves, active) = (
-                self.tls.clone(),
-                Arc::clone(&self.moves),
-                Arc::clone(&active),
-            );
-            let serve = move || {
+            let (tls, moves) = (self.tls.clone(), Arc::clone(&self.moves));
+            let (tell, active) = (tell.clone(), Arc::clone(&active));
+            thread::spawn(move || {
                 let _active = active;
                 match serve(stream, tls.as_ref(), &moves) {
-                    Ok(Some(arrival)) => {
-                        println!(
-                            "{} came from {} and is domain {}",
-                            arrival.name, from, arrival.domain
-                        );
-                        true
-                    }
-                    Ok(None) => false,
-                    Err(error) => {
-                        eprintln!("overcast: from {from}: {error}");
-                        false
-                    }
+                    // Nobody listens: the one that was wanted came.
+                    Ok(Some(arrival)) => drop(tell.send((arrival, from))),
+                    Ok(None) => {}
+                    Err(error) => eprintln!("overcast: from {from}: {error}"),
                 }
-            };
-            if once {
-                if serve() {
-                    return Ok(());
-                }
-            } else {
-                thread::spawn(serve);
-            }
+            });
         }
     }
 }
@@ -196,7 +209,7 @@ fn give_up(control: &Control, store: &mut Store, arrival: &mut Arrival) -> Resul
     arrival.write()
 }
 
-fn lock(moves: &Moves) -> MutexGuard<'_, HashMap<String, Arrival>> {
+fn lock(moves: &Moves) -> MutexGuard<'_, Known> {
     // Entries are replaced as a whole.
     moves.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -211,7 +224,11 @@ fn serve(
     channel.set_patience(Some(GREETING))?;
     let hello: Hello = wire::receive(&mut channel)?;
     channel.set_patience(Some(SILENCE))?;
-    wire::send(&mut channel, &Hello::ours())?;
+    let ours = Hello {
+        host: status::host().unwrap_or_default(),
+        ..Hello::ours()
+    };
+    wire::send(&mut channel, &ours)?;
     hello.version()?;
     match wire::receive(&mut channel)? {
         FromSource::Offer(offer) => take(channel, &offer, moves),
@@ -220,16 +237,58 @@ fn serve(
             wire::send(&mut channel, &answer)?;
             Ok(None)
         }
+        FromSource::Join { id, lane } => {
+            join(channel, &id, lane, moves)?;
+            Ok(None)
+        }
         _ => Err(Error::Peer(
             "it neither offers a domain nor asks for one".into(),
         )),
     }
 }
 
+/// A connection for the stream of a move that waits for it.
+fn join(mut channel: Channel, id: &str, lane: u32, moves: &Moves) -> Result<()> {
+    let waiting = lock(moves).waiting.get(id).cloned();
+    let Some(waiting) = waiting else {
+        let why = "no move of this number waits for connections".to_owned();
+        let _ = wire::send(&mut channel, &FromTarget::Gone { why: why.clone() });
+        return Err(Error::Peer(why));
+    };
+    wire::send(&mut channel, &FromTarget::Joined)?;
+    // It may just have given up.
+    let _ = waiting.send((lane, channel));
+    Ok(())
+}
+
+/// Waits for the connections of a stream, from the first to the last.
+fn joined(came: &mpsc::Receiver<(u32, Channel)>, count: u32) -> Result<Vec<Channel>> {
+    let end = Instant::now() + JOIN;
+    let mut lanes: Vec<Option<Channel>> = (0..count).map(|_| None).collect();
+    while lanes.iter().any(Option::is_none) {
+        match came.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok((lane, channel)) => match lanes.get_mut(lane as usize) {
+                Some(slot @ None) => *slot = Some(channel),
+                _ => {
+                    return Err(Error::Peer(format!(
+                        "connection {lane} of the stream is none"
+                    )));
+                }
+            },
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                return Err(Error::Peer(
+                    "the connections of the stream do not come".into(),
+                ));
+            }
+        }
+    }
+    Ok(lanes.into_iter().flatten().collect())
+}
+
 /// What became of a move; a guest that waits for the word to run has it now.
 fn answer(id: &str, moves: &Moves) -> Result<FromTarget> {
     let mut moves = lock(moves);
-    if let Some(arrival) = moves.get_mut(id) {
+    if let Some(arrival) = moves.arrivals.get_mut(id) {
         return step(arrival, TargetEvent::Heard(ToTarget::Ask)).map(|answer| {
             answer.unwrap_or(FromTarget::Gone {
                 why: "it was not complete".into(),
@@ -294,7 +353,10 @@ fn step(arrival: &mut Arrival, event: TargetEvent) -> Result<Option<FromTarget>>
         TargetAction::Send(message) => {
             arrival.state = state;
             return Ok(Some(match message {
-                ToSource::Ready => FromTarget::Ready,
+                ToSource::Ready => FromTarget::Ready {
+                    finish_ms: 0,
+                    devices_ms: 0,
+                },
                 ToSource::Running => FromTarget::Running {
                     domain: arrival.domain,
                 },
@@ -360,7 +422,7 @@ fn prepare(
         reasons.push(error.to_string());
     }
     // Those that are under way have no name in the store yet.
-    let comes = lock(moves).values().any(|arrival| {
+    let comes = lock(moves).arrivals.values().any(|arrival| {
         matches!(arrival.state, State::Receiving | State::Ready)
             && arrival.name == saved.config.name
     });
@@ -423,7 +485,7 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
     let control = Control::open()?;
     let mut store = Store::open()?;
     // A number that is known, here or on disk, is no new move.
-    let known = lock(moves).contains_key(&offer.id) || Arrival::find(&offer.id)?.is_some();
+    let known = lock(moves).arrivals.contains_key(&offer.id) || Arrival::find(&offer.id)?.is_some();
     let prepared = match known {
         true => Err(vec!["a move of this number was here already".to_owned()]),
         false => prepare(&control, &mut store, offer, moves),
@@ -440,9 +502,10 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
             return Err(Error::Refused(reasons.join("; ")));
         }
     };
+    let streams = offer.streams.clamp(1, lanes::MOST);
     if offer.dry_run {
         new.remove(&control, &mut store);
-        wire::send(&mut channel, &FromTarget::Accept)?;
+        wire::send(&mut channel, &FromTarget::Accept { streams })?;
         return Ok(None);
     }
     let arrival = Arrival {
@@ -459,22 +522,44 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
         new.remove(&control, &mut store);
         return Err(error);
     }
-    lock(moves).insert(offer.id.clone(), arrival.clone());
-    let received = (|| {
-        wire::send(&mut channel, &FromTarget::Accept)?;
+    let (waiting, came) = mpsc::channel();
+    {
+        let mut moves = lock(moves);
+        moves.arrivals.insert(offer.id.clone(), arrival.clone());
+        moves.waiting.insert(offer.id.clone(), waiting);
+    }
+    let mut times = (Duration::ZERO, Duration::ZERO);
+    let received = wire::send(&mut channel, &FromTarget::Accept { streams }).and_then(|()| {
         fault::at(Point::TargetOffer);
-        let mut stream = StreamReader::new(&mut channel);
-        new.receive(&control, &mut stream, &mut |_, pages, _| {
+        joined(&came, streams)
+    });
+    lock(moves).waiting.remove(&offer.id);
+    let received = received.and_then(|lanes| {
+        let mut caught = || {
+            wire::send(&mut channel, &FromTarget::Caught).map_err(|error| match error {
+                Error::Io(error) => error,
+                other => std::io::Error::other(other.to_string()),
+            })
+        };
+        // While the guest still runs at the source: it takes long, and may fail.
+        new.prepare(&mut store, &saved)?;
+        // It has made the domain's nodes anew.
+        mark(&mut store, &arrival, RECEIVING)?;
+        cpu::remember(&mut store, &saved.uuid, &cpu::set_of(&offer.visible))?;
+        let mut stream = StreamReader::of(Inlet::new(lanes, &mut caught));
+        (_, times.0) = new.receive(&control, &mut stream, &mut |_, pages, _| {
             if pages != 0 {
                 fault::at(Point::TargetPage);
             }
         })?;
         stream.finish()?;
-        new.attach(&mut store, &saved)?;
-        mark(&mut store, &arrival, RECEIVING)?;
+        let begin = Instant::now();
+        new.introduce(&mut store)?;
+        times.1 = begin.elapsed();
         fault::at(Point::TargetComplete);
-        cpu::remember(&mut store, &saved.uuid, &cpu::set_of(&offer.visible))
-    })();
+        Ok(())
+    });
+    let received = received.map_err(|error| why(error, &mut channel));
     let event = match &received {
         Ok(()) => TargetEvent::Complete,
         Err(_) => TargetEvent::Failed,
@@ -482,6 +567,14 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
     let mut answer = on(moves, &offer.id, event)?;
     if let (Err(error), Some(FromTarget::Gone { why })) = (&received, &mut answer) {
         *why = error.to_string();
+    }
+    if let Some(FromTarget::Ready {
+        finish_ms,
+        devices_ms,
+    }) = &mut answer
+    {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        (*finish_ms, *devices_ms) = (milliseconds(times.0), milliseconds(times.1));
     }
     if let Some(answer) = &answer {
         // A source that does not hear it asks.
@@ -492,9 +585,26 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
     wait_for_word(&mut channel, &offer.id, moves)
 }
 
+/// Why a stream broke off, if the source says it.
+fn why(error: Error, channel: &mut Channel) -> Error {
+    let broken = matches!(
+        &error,
+        Error::Io(_) | Error::Stream(stream::Error::Truncated(_))
+    );
+    if !broken || channel.set_patience(Some(WHY)).is_err() {
+        return error;
+    }
+    let heard = wire::receive(channel);
+    let _ = channel.set_patience(Some(SILENCE));
+    match heard {
+        Ok(FromSource::Abort { why }) => Error::Peer(format!("the source gave up: {why}")),
+        _ => error,
+    }
+}
+
 /// Something happened to a move of this process.
 fn on(moves: &Moves, id: &str, event: TargetEvent) -> Result<Option<FromTarget>> {
-    match lock(moves).get_mut(id) {
+    match lock(moves).arrivals.get_mut(id) {
         Some(arrival) => step(arrival, event),
         None => Ok(None),
     }
@@ -505,7 +615,7 @@ fn wait_for_word(channel: &mut Channel, id: &str, moves: &Moves) -> Result<Optio
     let end = Instant::now() + READY;
     channel.set_patience(Some(LOOK))?;
     let event = loop {
-        let decided = lock(moves).get(id).cloned();
+        let decided = lock(moves).arrivals.get(id).cloned();
         if let Some(arrival) = decided.filter(|arrival| arrival.state != State::Ready) {
             // The source asked on another connection.
             return Ok((arrival.state == State::Running).then_some(arrival));
@@ -524,6 +634,6 @@ fn wait_for_word(channel: &mut Channel, id: &str, moves: &Moves) -> Result<Optio
     if let Some(answer) = &answer {
         let _ = wire::send(channel, answer);
     }
-    let arrival = lock(moves).get(id).cloned();
+    let arrival = lock(moves).arrivals.get(id).cloned();
     Ok(arrival.filter(|arrival| arrival.state == State::Running))
 }

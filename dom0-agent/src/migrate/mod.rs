@@ -6,8 +6,9 @@
 //!
 //! A move to another machine has two ends, [`outgoing`] and [`incoming`]. [`handover`] is the
 //! protocol's core: who runs the guest when; read it first. [`wire`] has the messages and frames,
-//! [`tls`] the connection, [`policy`] decides when to suspend the guest, [`status`] is what
-//! is written down, [`recover`] takes up what processes left, [`fault`] has them end on purpose.
+//! [`lanes`] sends a stream over several connections, [`tls`] is a connection, [`policy`] decides
+//! when to suspend the guest, [`status`] is what is written down, [`recover`] takes up what
+//! processes left, [`fault`] has them end on purpose.
 
 pub mod config;
 pub mod fault;
@@ -15,6 +16,7 @@ pub mod file;
 pub mod guest;
 pub mod handover;
 pub mod incoming;
+pub mod lanes;
 pub mod outgoing;
 pub mod policy;
 pub mod recover;

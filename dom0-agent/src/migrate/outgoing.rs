@@ -17,27 +17,28 @@ use super::config;
 use super::fault::{self, Point};
 use super::guest::Leaving;
 use super::handover::{Source as State, SourceAction, SourceEvent, ToSource};
+use super::lanes::{self, Outlet};
 use super::policy::{self, Goals, Next};
 use super::recover::now;
-use super::status::{Claim, Process, Round, Status, claim};
-use super::suspend::{let_go_on, suspend};
+use super::status::{Claim, Pause, Process, Round, Status, claim};
+use super::suspend::{check_up, let_go_on, suspend};
 use super::tls::{Channel, Keys};
-use super::wire::{self, Compression, FromSource, FromTarget, Hello, Offer, StreamWriter};
+use super::wire::{self, Compression, FromSource, FromTarget, Hello, Offer};
 use crate::build;
 use crate::control::{Control, DomainInfo, Share};
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::stream;
-use crate::stream::save::{FrameSet, Saver};
+use crate::stream::save::{Channel as Taking, FrameSet, Saver};
 
 /// How long the other end may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long it may take to put the guest together, after the last byte.
 const READY: Duration = Duration::from_secs(120);
+/// How long a target that cut the stream may take to say why.
+const WHY: Duration = Duration::from_secs(2);
 /// Between two questions of what became of the guest.
 const ASK: Duration = Duration::from_secs(2);
-/// How long the other end may be silent once the move has failed here.
-const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -56,6 +57,10 @@ pub struct Options {
     pub offline: bool,
     /// How the stream is packed.
     pub compression: Compression,
+    /// Connections for the stream.
+    pub streams: u32,
+    /// How its pages are taken.
+    pub channel: Taking,
     /// Bytes in a second at most; 0 for no limit.
     pub bandwidth: u64,
     /// When to suspend it.
@@ -93,7 +98,10 @@ pub struct Move<'a> {
     options: Options,
     status: Status,
     begin: Instant,
-    suspended_at: Option<Instant>,
+    /// What a pause takes without pages, as far as is known.
+    fixed: Duration,
+    /// When it was asked to suspend.
+    asked_at: Option<Instant>,
     logging: bool,
     /// Nobody else saves or moves it meanwhile.
     _claim: Claim,
@@ -156,6 +164,9 @@ impl<'a> Move<'a> {
                 throughput: 0,
                 predicted_downtime_ms: 0,
                 downtime_ms: None,
+                pause: Pause::default(),
+                streams: 0,
+                answer_ms: 0,
                 total_ms: 0,
                 bytes: 0,
                 stream_bytes: 0,
@@ -166,7 +177,8 @@ impl<'a> Move<'a> {
             domain: info.id,
             options,
             begin: Instant::now(),
-            suspended_at: None,
+            fixed: policy::FIXED,
+            asked_at: None,
             logging: false,
             _claim: claim(&info.uuid)?,
             vcpus: 1,
@@ -236,7 +248,6 @@ impl<'a> Move<'a> {
     fn act(&mut self, action: SourceAction) -> Result<()> {
         match action {
             SourceAction::Resume if self.status.asked.is_some() => {
-                self.suspended_at = None;
                 let goes_on =
                     let_go_on(self.control, self.store, self.domain, self.options.patience)?;
                 if !goes_on {
@@ -283,6 +294,7 @@ impl<'a> Move<'a> {
         let (mut channel, target) = connect(&self.options.host, self.options.plain)?;
         self.status.target = target;
         self.report("asking the target", 0, 0);
+        let asked = Instant::now();
         wire::send(
             &mut channel,
             &FromSource::Offer(Box::new(Offer {
@@ -298,56 +310,116 @@ impl<'a> Move<'a> {
                 msrs: policy.msrs.iter().map(|msr| (msr.idx, msr.val)).collect(),
                 visible: crate::cpu::names_of(&seen.visible),
                 force_cpu: self.options.force_cpu,
+                streams: self.options.streams.clamp(1, lanes::MOST),
             })),
         )?;
-        match wire::receive(&mut channel)? {
-            FromTarget::Accept => {}
+        let streams = match wire::receive(&mut channel)? {
+            FromTarget::Accept { streams } => streams.clamp(1, lanes::MOST),
             FromTarget::Refuse { reasons } => {
                 return Err(Error::Refused(reasons.join("; ")));
             }
             _ => return Err(peer("the target gives no answer to the offer")),
-        }
+        };
+        // It has just made a domain and looked at it, much as it does at the end.
+        let prepared = asked.elapsed();
         if self.options.dry_run {
             return Ok(());
         }
         fault::at(Point::SourceOffer);
-        if let Err(error) = self.send_all(&mut channel) {
-            // The target may have said why it closed the connection.
-            channel.set_patience(Some(FAREWELL))?;
-            return Err(match (&error, wire::receive(&mut channel)) {
-                (Error::Io(_), Ok(FromTarget::Gone { why })) => {
-                    peer(format!("the target gave up: {why}"))
-                }
-                (Error::Io(cause), _) => peer(format!("the connection to it: {cause}")),
-                _ => error,
-            });
+        match self.send_all(&mut channel, streams, prepared) {
+            Ok(lanes) => self.hand_over(channel, lanes),
+            Err(error) => {
+                let stayed = self.stay();
+                let error = given_up(error, &mut channel);
+                stayed?;
+                Err(error)
+            }
         }
-        self.hand_over(channel)
     }
 
-    /// Sends the guest; it is suspended then.
-    fn send_all(&mut self, channel: &mut Channel) -> Result<()> {
+    /// Makes the connections of the stream.
+    fn join(&self, streams: u32) -> Result<Vec<Channel>> {
+        let lane = |lane| {
+            let (mut channel, _) = connect(&self.options.host, self.options.plain)?;
+            let id = self.status.id.clone();
+            wire::send(&mut channel, &FromSource::Join { id, lane })?;
+            match wire::receive(&mut channel)? {
+                FromTarget::Joined => Ok(channel),
+                FromTarget::Gone { why } => Err(peer(format!("the target gave up: {why}"))),
+                _ => Err(peer("the target does not take the stream")),
+            }
+        };
+        (0..streams).map(lane).collect()
+    }
+
+    /// Sends the guest; it is suspended then. Gives the connections of its stream, which must
+    /// last until the target has read it.
+    fn send_all(
+        &mut self,
+        channel: &mut Channel,
+        streams: u32,
+        prepared: Duration,
+    ) -> Result<Vec<Channel>> {
+        let lanes = self.join(streams)?;
+        self.status.streams = streams;
         let guest = Leaving::new(self.control, self.domain)?;
-        let packer = StreamWriter::new(&mut *channel, self.options.compression);
-        let mut saver = Saver::new(guest, packer, true)?;
-        let sent = self.rounds(&mut saver);
-        if let Err(error) = sent {
-            let stayed = self.stay();
-            // Whole pieces went out before, so that the target understands this.
-            let why = error.to_string();
-            saver.output().inner().set_patience(Some(FAREWELL))?;
-            let _ = wire::send(saver.output().inner(), &FromSource::Abort { why });
-            stayed?;
+        let outlet = Outlet::new(lanes, self.options.compression);
+        let mut saver = Saver::new(guest, outlet, true)?.by(self.options.channel);
+        // The second time it goes by ways that are known.
+        self.catch_up(&mut saver, channel)?;
+        let answer = self.catch_up(&mut saver, channel)?;
+        self.status.answer_ms = milliseconds(answer);
+        self.fixed = self.learned().unwrap_or_else(|| {
+            let answers = answer.saturating_mul(2);
+            policy::FIXED.max(prepared.saturating_add(answers))
+        });
+        if let Err(error) = self.rounds(&mut saver, channel) {
+            // Before the connections are given up, which may take long.
+            self.stay()?;
             return Err(error);
         }
+        let begin = Instant::now();
         self.status.stream_bytes = saver.written();
-        let (_, packer) = saver.finish()?;
-        let (_, bytes) = packer.finish()?;
+        let (_, outlet) = saver.finish()?;
+        let (lanes, bytes) = outlet.finish()?;
         self.status.bytes = bytes;
-        Ok(())
+        if let Some((last, before)) = self.status.rounds.split_last_mut() {
+            let before = before.iter().map(|round| round.bytes);
+            last.bytes = bytes.saturating_sub(before.fold(0, u64::saturating_add));
+        }
+        self.status.pause.state_ms = milliseconds(begin.elapsed());
+        Ok(lanes)
     }
 
-    fn rounds<W: Write>(&mut self, saver: &mut Saver<Leaving<'_>, StreamWriter<W>>) -> Result<()> {
+    /// What pauses took without pages when guests went to that host before.
+    fn learned(&self) -> Option<Duration> {
+        let all = Status::all().ok()?;
+        let gone = all
+            .iter()
+            .rfind(|status| status.state == State::Gone && status.host == self.options.host)?;
+        Some(Duration::from_millis(gone.pause.fixed_ms())).filter(|fixed| !fixed.is_zero())
+    }
+
+    /// Waits until the target has read all that was sent; how long.
+    fn catch_up(
+        &self,
+        saver: &mut Saver<Leaving<'_>, Outlet<Channel>>,
+        channel: &mut Channel,
+    ) -> Result<Duration> {
+        let begin = Instant::now();
+        saver.output().mark()?;
+        match wire::receive(channel)? {
+            FromTarget::Caught => Ok(begin.elapsed()),
+            FromTarget::Gone { why } => Err(peer(format!("the target gave up: {why}"))),
+            _ => Err(peer("the target does not say how far it is")),
+        }
+    }
+
+    fn rounds(
+        &mut self,
+        saver: &mut Saver<Leaving<'_>, Outlet<Channel>>,
+        channel: &mut Channel,
+    ) -> Result<()> {
         let mut next = saver.all();
         if !self.options.offline {
             match self
@@ -368,19 +440,26 @@ impl<'a> Move<'a> {
             }
         }
         while self.logging {
+            let begin = Instant::now();
             let mut round = self.round(saver, &next, true)?;
             fault::at(Point::SourceRound);
+            self.catch_up(saver, channel)?;
+            let before = self.status.rounds.iter().map(|round| round.bytes);
+            let before = before.fold(0, u64::saturating_add);
+            round.bytes = saver.output().packed().saturating_sub(before);
+            round.ms = milliseconds(begin.elapsed());
             next = self.dirty(saver, false)?;
             round.dirty = next.len();
             self.status.rounds.push(round);
             self.status.dirty_rate = policy::dirty_rate(&round);
             self.status.throughput = policy::throughput(&round);
-            let predicted = policy::predict(&self.status.rounds);
+            let predicted = policy::predict(&self.status.rounds, self.fixed);
             self.status.predicted_downtime_ms = milliseconds(predicted);
             let decision = policy::next(
                 &self.status.rounds,
                 self.begin.elapsed(),
                 self.options.goals,
+                self.fixed,
                 self.status.throttled_to,
             );
             match decision {
@@ -399,27 +478,33 @@ impl<'a> Move<'a> {
         }
         self.report("waiting for the guest to suspend", 0, 0);
         self.check_cancelled()?;
+        check_up(self.control, self.domain)?;
         self.status.asked = Some(now());
         self.status.write(true)?;
-        suspend(self.control, self.store, self.domain, self.options.patience)?;
-        self.suspended_at = Some(Instant::now());
+        self.asked_at = Some(Instant::now());
+        let suspended = suspend(self.control, self.store, self.domain, self.options.patience)?;
+        let begin = Instant::now();
+        self.status.pause.suspend_ms = milliseconds(suspended);
         let (state, _) = self.status.state.on(SourceEvent::Suspended);
         self.status.state = state;
-        self.status.write(true)?;
+        // For those who look on: that it was asked is written down.
+        self.status.write(false)?;
         fault::at(Point::SourceSuspended);
         if self.logging {
             next.add(&self.dirty(saver, true)?);
             next.add(&saver.deferred());
         }
+        self.status.pause.log_ms = milliseconds(begin.elapsed());
         let round = self.round(saver, &next, false)?;
+        self.status.pause.pages_ms = round.ms;
         self.status.rounds.push(round);
         Ok(())
     }
 
     /// Frames that were written since the last time, or must be sent again for another reason.
-    fn dirty<W: Write>(
+    fn dirty(
         &mut self,
-        saver: &mut Saver<Leaving<'_>, StreamWriter<W>>,
+        saver: &mut Saver<Leaving<'_>, Outlet<Channel>>,
         last: bool,
     ) -> Result<FrameSet> {
         let pages = saver.max_pfn().0 + 1;
@@ -445,9 +530,9 @@ impl<'a> Move<'a> {
     }
 
     /// Sends pages.
-    fn round<W: Write>(
+    fn round(
         &mut self,
-        saver: &mut Saver<Leaving<'_>, StreamWriter<W>>,
+        saver: &mut Saver<Leaving<'_>, Outlet<Channel>>,
         frames: &FrameSet,
         running: bool,
     ) -> Result<Round> {
@@ -498,15 +583,26 @@ impl<'a> Move<'a> {
     }
 
     /// From the last byte to the word of the target.
-    fn hand_over(&mut self, mut channel: Channel) -> Result<()> {
+    fn hand_over(&mut self, mut channel: Channel, lanes: Vec<Channel>) -> Result<()> {
         self.report("waiting for the target to be ready", 0, 0);
+        let begin = Instant::now();
         channel.set_patience(Some(READY))?;
         match wire::receive(&mut channel)? {
-            FromTarget::Ready => {}
+            FromTarget::Ready {
+                finish_ms,
+                devices_ms,
+            } => {
+                let pause = &mut self.status.pause;
+                (pause.finish_ms, pause.devices_ms) = (finish_ms, devices_ms);
+                pause.ready_ms = milliseconds(begin.elapsed());
+            }
             FromTarget::Gone { why } => return Err(peer(format!("the target gave up: {why}"))),
             _ => return Err(peer("the target is not ready")),
         }
         fault::at(Point::SourceReady);
+        // It has read them.
+        drop(lanes);
+        let ready = Instant::now();
         self.check_cancelled()?;
         let (state, action) = self.status.state.on(SourceEvent::Heard(ToSource::Ready));
         if action != SourceAction::Commit {
@@ -529,6 +625,7 @@ impl<'a> Move<'a> {
             })
             .map(|answer| heard(&answer, true));
         drop(channel);
+        self.status.pause.commit_ms = milliseconds(ready.elapsed());
         loop {
             let message = match answer {
                 Ok(Some(heard)) => return self.answered(heard),
@@ -551,7 +648,7 @@ impl<'a> Move<'a> {
     fn answered(&mut self, heard: ToSource) -> Result<()> {
         if heard == ToSource::Running {
             fault::at(Point::SourceRunning);
-            let downtime = self.suspended_at.map(|at| milliseconds(at.elapsed()));
+            let downtime = self.asked_at.map(|at| milliseconds(at.elapsed()));
             self.status.downtime_ms = downtime;
         }
         let (state, action) = self.status.state.on(SourceEvent::Heard(heard));
@@ -578,6 +675,28 @@ fn heard(answer: &FromTarget, its: bool) -> Option<ToSource> {
     }
 }
 
+/// Why a target cut the stream, if it says it; else it is told that nothing more comes.
+fn given_up(error: Error, channel: &mut Channel) -> Error {
+    let cut = matches!(&error, Error::Io(_));
+    if cut && channel.set_patience(Some(WHY)).is_ok() {
+        loop {
+            match wire::receive(channel) {
+                Ok(FromTarget::Caught) => {}
+                Ok(FromTarget::Gone { why }) => {
+                    return peer(format!("the target gave up: {why}"));
+                }
+                _ => break,
+            }
+        }
+    }
+    let why = error.to_string();
+    let _ = wire::send(channel, &FromSource::Abort { why: why.clone() });
+    match error {
+        Error::Io(_) => peer(format!("the connection to it: {why}")),
+        error => error,
+    }
+}
+
 /// Asks a target what became of a guest; `None` if it does not know.
 pub fn ask(status: &Status) -> Result<Option<ToSource>> {
     let (mut channel, host) = connect(&status.host, status.plain)?;
@@ -598,7 +717,7 @@ mod tests {
         for its in [false, true] {
             let running = FromTarget::Running { domain: 3 };
             assert_eq!(heard(&running, its), Some(ToSource::Running));
-            assert_eq!(heard(&FromTarget::Ready, its), None);
+            assert_eq!(heard(&FromTarget::Caught, its), None);
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::store::Store;
 
 /// How often the guest is looked at.
-const POLL: Duration = Duration::from_millis(5);
+const POLL: Duration = Duration::from_millis(2);
 
 /// Why a domain shut down (`SHUTDOWN_*`), if it did.
 fn shutdown(control: &Control, domain: u16) -> Result<Option<u32>> {
@@ -25,7 +25,20 @@ fn shutdown(control: &Control, domain: u16) -> Result<Option<u32>> {
     Ok((flags & XEN_DOMINF_SHUTDOWN != 0).then_some(reason))
 }
 
-/// Suspends a guest; how long that took.
+/// Whether a guest can be asked to suspend.
+///
+/// # Errors
+/// `Usage` if it has ended, or somebody else has suspended it.
+pub fn check_up(control: &Control, domain: u16) -> Result<()> {
+    match shutdown(control, domain)? {
+        None => Ok(()),
+        Some(reason) => Err(Error::Usage(format!(
+            "the domain has ended already (reason {reason}) and cannot be saved"
+        ))),
+    }
+}
+
+/// Suspends a guest that is up ([`check_up`]); how long that took.
 ///
 /// # Errors
 /// `Timeout` if its kernel does not listen, or takes too long: [`let_go_on`] is to be called then,
@@ -39,11 +52,6 @@ pub fn suspend(
 ) -> Result<Duration> {
     let begin = Instant::now();
     let node = format!("/local/domain/{domain}/control/shutdown");
-    if let Some(reason) = shutdown(control, domain)? {
-        return Err(Error::Usage(format!(
-            "the domain has ended already (reason {reason}) and cannot be saved"
-        )));
-    }
     store.write(&node, b"suspend")?;
     loop {
         match shutdown(control, domain)? {

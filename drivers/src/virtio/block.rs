@@ -65,8 +65,6 @@ mod request {
 const QUEUE_SIZE: u16 = 256;
 /// The most bytes of a request.
 const MAX_TRANSFER: u32 = 4 << 20;
-/// Completions that are handed over at a time.
-const BATCH: usize = 32;
 
 /// What a request needs beside its data: header, range and status, for each head.
 const REQUEST_BYTES: usize = 64;
@@ -424,46 +422,33 @@ impl Block for VirtioBlock {
         let Some(queue) = self.queues.get(queue) else {
             return 0;
         };
+        let stopped = self.device.is_stopped();
+        let mut ring = queue.ring.lock();
         let mut total = 0;
         while total < budget {
-            // Handed over without the lock: who takes them may submit.
-            let mut batch = [(0u64, 0u8); BATCH];
-            let mut count = 0;
-            let stopped = self.device.is_stopped();
-            {
-                let mut ring = queue.ring.lock();
-                for slot in batch.iter_mut().take(budget - total) {
-                    let taken = match ring.take() {
-                        Ok(Some((tag, head, _))) => {
-                            let at = usize::from(head) * REQUEST_BYTES + STATUS;
-                            Some((tag, queue.requests.load8(at, Ordering::Relaxed)))
-                        }
-                        _ if stopped => ring.abandon().map(|tag| (tag, NOT_WRITTEN)),
-                        Ok(None) => None,
-                        Err(_) => {
-                            self.device.fail();
-                            None
-                        }
+            let (tag, status) = match ring.take() {
+                Ok(Some((tag, head, _))) => {
+                    let at = usize::from(head) * REQUEST_BYTES + STATUS;
+                    let status = match queue.requests.load8(at, Ordering::Relaxed) {
+                        0 => BlockStatus::Ok,
+                        2 => BlockStatus::Unsupported,
+                        _ => BlockStatus::Error,
                     };
-                    let Some(taken) = taken else {
+                    (tag, status)
+                }
+                taken => {
+                    if taken.is_err() && !stopped {
+                        self.device.fail();
+                    }
+                    let given_up = if stopped { ring.abandon() } else { None };
+                    let Some(tag) = given_up else {
                         break;
                     };
-                    *slot = taken;
-                    count += 1;
+                    (tag, BlockStatus::Error)
                 }
-            }
-            for &(tag, status) in batch.iter().take(count) {
-                let status = match status {
-                    0 => BlockStatus::Ok,
-                    2 => BlockStatus::Unsupported,
-                    _ => BlockStatus::Error,
-                };
-                done(Completion { tag, status });
-            }
-            total += count;
-            if count == 0 {
-                break;
-            }
+            };
+            done(Completion { tag, status });
+            total += 1;
         }
         total
     }

@@ -206,7 +206,7 @@ impl<T> Ring<T> {
     }
 
     /// Gives a buffer of `pieces` pieces to the device; the head is what [`Self::room`] said.
-    /// Gives the token back if there is no room, or if it is broken.
+    /// Gives the token back if there is no room, if it is broken, or if there are fewer pieces.
     pub fn add(
         &mut self,
         pieces: usize,
@@ -219,19 +219,18 @@ impl<T> Ring<T> {
         if self.broken {
             return Err(token);
         }
-        let mut buffers = buffers.take(pieces).peekable();
-        let mut count = 0u16;
+        let buffers = buffers.take(pieces);
         let mut at = head;
+        let mut written = 0;
+        let mut count = 0u16;
         if let Some(tables) = self.tables.as_ref().filter(|_| pieces > 1) {
             let table = usize::from(head) * TABLE * DESCRIPTOR;
-            let mut index = 0usize;
-            while let Some(buffer) = buffers.next() {
-                let more = buffers.peek().is_some();
-                let next = if more { index as u64 + 1 } else { 0 };
-                write_descriptor(tables, table + index * DESCRIPTOR, buffer, more, next);
-                index += 1;
+            for buffer in buffers {
+                let place = table + written * DESCRIPTOR;
+                written += 1;
+                write_descriptor(tables, place, buffer, written < pieces, written as u64);
             }
-            let word = (index * DESCRIPTOR) as u64 | INDIRECT << 32;
+            let word = (written * DESCRIPTOR) as u64 | INDIRECT << 32;
             let place = usize::from(head) * DESCRIPTOR;
             self.memory
                 .store64(place, tables.address(table), Ordering::Relaxed);
@@ -239,14 +238,19 @@ impl<T> Ring<T> {
             count = 1;
             at = self.slot(head).next;
         } else {
-            while let Some(buffer) = buffers.next() {
+            for buffer in buffers {
                 let next = self.slot(at).next;
-                let more = buffers.peek().is_some();
                 let place = usize::from(at) * DESCRIPTOR;
+                written += 1;
+                let more = written < pieces;
                 write_descriptor(&self.memory, place, buffer, more, next.into());
                 at = next;
                 count += 1;
             }
+        }
+        if written != pieces {
+            // The device does not look at what was written.
+            return Err(token);
         }
         self.free_head = at;
         self.free -= count;

@@ -90,6 +90,8 @@ pub struct Scheduler<T> {
     cpus: Box<[CpuQueue<T>]>,
     online: [AtomicU64; MAX_CPUS / 64],
     idle: [AtomicU64; MAX_CPUS / 64],
+    /// One more than the highest CPU that ever was online.
+    end: AtomicU32,
     units: AtomicU32,
     /// In ns.
     rate_limit: u64,
@@ -109,6 +111,7 @@ impl<T> Scheduler<T> {
                 .collect(),
             online: [const { AtomicU64::new(0) }; MAX_CPUS / 64],
             idle: [const { AtomicU64::new(0) }; MAX_CPUS / 64],
+            end: AtomicU32::new(0),
             units: AtomicU32::new(0),
             rate_limit,
         }
@@ -121,6 +124,8 @@ impl<T> Scheduler<T> {
     /// `Invalid` if there is no queue for it.
     pub fn add_cpu(&self, cpu: CpuId) -> Result<()> {
         self.cpu(cpu).ok_or(Error::Invalid)?;
+        self.end
+            .fetch_max(cpu.0.saturating_add(1), Ordering::SeqCst);
         set_bit(&self.online, cpu);
         Ok(())
     }
@@ -655,10 +660,11 @@ impl<T> Scheduler<T> {
     /// Takes a waiting unit from another CPU. Gives it with the end of its slice
     /// and the idle CPUs to kick.
     fn steal(&self, cpu: CpuId, now: u64) -> Option<(Arc<Unit<T>>, u64, CpuSet)> {
-        let count = self.cpus.len() as u32;
-        for distance in 1..count {
-            let victim = CpuId((cpu.0 + distance) % count);
-            if self.cpus[victim.0 as usize].waiting.load(Ordering::SeqCst) == 0 {
+        let count = self.end.load(Ordering::SeqCst);
+        let first = cpu.0.saturating_add(1);
+        for victim in (first..count).chain(0..cpu.0.min(count)).map(CpuId) {
+            let waits = |queue: &CpuQueue<T>| queue.waiting.load(Ordering::SeqCst) != 0;
+            if !self.cpus.get(victim.0 as usize).is_some_and(waits) {
                 continue;
             }
             let taken = self.with_two(cpu, victim, |mine, theirs| {

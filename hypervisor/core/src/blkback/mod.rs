@@ -36,7 +36,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::Mfn;
-use crate::grant::{BackendGrant, GrantError, GrantHost};
+use crate::grant::{BackendGrant, BackendGrants, GrantError, GrantHost};
 use crate::ids::GrantRef;
 use crate::machine::Frame;
 use overcast_drivers::block::{BlockInfo, RangeLimits};
@@ -59,10 +59,53 @@ impl<H: GrantHost> GrantedPage for BackendGrant<'_, H> {
     }
 }
 
+/// The granted frames of a request, in use together; dropping them ends the use.
+pub trait GrantedPages: Send {
+    /// Ends the use of those before, and begins to use others: all, or none on failure, of
+    /// which the first is named.
+    fn map(
+        &mut self,
+        references: impl ExactSizeIterator<Item = GrantRef>,
+        readonly: bool,
+    ) -> Result<(), (GrantRef, GrantError)>;
+
+    /// Ends the use of all.
+    fn clear(&mut self);
+
+    /// Where so many bytes from an offset in the n-th frame are in machine memory; `None` if
+    /// they are not all granted.
+    fn locate(&self, index: usize, offset: usize, length: usize) -> Option<u64>;
+}
+
+impl<H: GrantHost> GrantedPages for BackendGrants<'_, H> {
+    fn map(
+        &mut self,
+        references: impl ExactSizeIterator<Item = GrantRef>,
+        readonly: bool,
+    ) -> Result<(), (GrantRef, GrantError)> {
+        self.map(references, readonly)
+    }
+
+    fn clear(&mut self) {
+        self.clear();
+    }
+
+    #[inline]
+    fn locate(&self, index: usize, offset: usize, length: usize) -> Option<u64> {
+        let frame = self.frames().get(index)?;
+        let start = frame.mfn().address().get();
+        frame
+            .allows(offset, length)
+            .then_some(start + offset as u64)
+    }
+}
+
 /// The other end of a ring: a guest's frontend.
 pub trait Frontend: Send {
     /// What using a grant gives.
     type Page: GrantedPage;
+    /// What using those of a request gives.
+    type Pages: GrantedPages;
 
     /// The contents of a frame that the guest granted.
     fn frame(&self, mfn: Mfn) -> Option<&Frame>;
@@ -70,12 +113,19 @@ pub trait Frontend: Send {
     /// Begins to use a grant of the guest's.
     fn map(&self, reference: GrantRef, readonly: bool) -> Result<Self::Page, GrantError>;
 
+    /// None of the guest's grants yet.
+    fn pages(&self) -> Self::Pages;
+
     /// Sends the event of the ring.
     fn notify(&self);
 
     /// The frontend broke the protocol, and its ring is closed. Called with locks held:
     /// notes it, and no more.
     fn failed(&self, fault: Fault);
+
+    /// The device reports an error of a request of this operation (`BLKIF_OP_*`), which is
+    /// answered with one. As [`Self::failed`].
+    fn device_error(&self, operation: u8);
 
     /// The closed ring has no request under way any more. As [`Self::failed`].
     fn drained(&self);

@@ -29,6 +29,8 @@ pub struct Guest {
     pub notified: AtomicBool,
     pub fault: Mutex<Option<Fault>>,
     pub drained: AtomicBool,
+    /// Operations that the device failed.
+    pub device_errors: Mutex<Vec<u8>>,
     /// When the backend has looked at a frame so many times more, `req_prod` becomes this.
     pub surprise: Mutex<Option<(usize, u32)>>,
     /// The frontend sent an event for that.
@@ -60,6 +62,7 @@ impl Guest {
             notified: AtomicBool::new(false),
             fault: Mutex::default(),
             drained: AtomicBool::new(false),
+            device_errors: Mutex::default(),
             surprise: Mutex::default(),
             surprised: AtomicBool::new(false),
         })
@@ -126,10 +129,54 @@ impl Drop for Page {
     }
 }
 
+/// Pages of a request.
+pub struct Pages {
+    guest: Arc<Guest>,
+    pages: Vec<Page>,
+}
+
+impl GrantedPages for Pages {
+    fn map(
+        &mut self,
+        references: impl ExactSizeIterator<Item = GrantRef>,
+        readonly: bool,
+    ) -> Result<(), (GrantRef, GrantError)> {
+        self.pages.clear();
+        for reference in references {
+            match Backend(self.guest.clone()).map(reference, readonly) {
+                Ok(page) => self.pages.push(page),
+                Err(error) => {
+                    self.pages.clear();
+                    return Err((reference, error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        self.pages.clear();
+    }
+
+    fn locate(&self, index: usize, offset: usize, length: usize) -> Option<u64> {
+        let page = self.pages.get(index)?;
+        let start = page.mfn().address().get();
+        page.allows(offset, length).then_some(start + offset as u64)
+    }
+}
+
 pub struct Backend(pub Arc<Guest>);
 
 impl Frontend for Backend {
     type Page = Page;
+    type Pages = Pages;
+
+    fn pages(&self) -> Pages {
+        Pages {
+            guest: self.0.clone(),
+            pages: Vec::new(),
+        }
+    }
 
     fn frame(&self, mfn: Mfn) -> Option<&Frame> {
         self.0.surprise();
@@ -156,6 +203,10 @@ impl Frontend for Backend {
 
     fn failed(&self, fault: Fault) {
         *self.0.fault.lock().unwrap() = Some(fault);
+    }
+
+    fn device_error(&self, operation: u8) {
+        self.0.device_errors.lock().unwrap().push(operation);
     }
 
     fn drained(&self) {

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 
 use super::request::{DataSegment, Kind, Request, SEGMENT_BYTES, Segments};
 use super::ring::{Protocol, REQUEST_BYTES, Ring};
-use super::{Disk, Fault, Frontend, GrantedPage};
+use super::{Disk, Fault, Frontend, GrantedPage, GrantedPages};
 use crate::addr::PAGE_SIZE;
 use crate::grant::GrantError;
 use crate::ids::GrantRef;
@@ -53,21 +53,6 @@ pub enum Poll {
     Stalled,
 }
 
-/// A grant that a request uses.
-enum Held<P> {
-    Own(P),
-    Kept(Arc<P>),
-}
-
-impl<P: GrantedPage> Held<P> {
-    fn page(&self) -> &P {
-        match self {
-            Self::Own(page) => page,
-            Self::Kept(page) => page,
-        }
-    }
-}
-
 /// A grant that is kept.
 struct Kept<P> {
     page: Arc<P>,
@@ -96,7 +81,7 @@ enum Advance {
     Finished,
 }
 
-struct Slot<P> {
+struct Slot<F: Frontend> {
     in_use: bool,
     id: u64,
     operation: u8,
@@ -115,12 +100,15 @@ struct Slot<P> {
     outstanding: u32,
     /// The worst so far.
     status: i16,
-    grants: Vec<Held<P>>,
+    /// The grants that it uses.
+    pages: F::Pages,
+    /// Those of them that are kept.
+    kept: Vec<Arc<F::Page>>,
     segments: Vec<Segment>,
 }
 
-impl<P> Slot<P> {
-    const fn new() -> Self {
+impl<F: Frontend> Slot<F> {
+    fn new(pages: F::Pages) -> Self {
         Self {
             in_use: false,
             id: 0,
@@ -135,9 +123,27 @@ impl<P> Slot<P> {
             done: 0,
             outstanding: 0,
             status: BLKIF_RSP_OKAY,
-            grants: Vec::new(),
+            pages,
+            kept: Vec::new(),
             segments: Vec::new(),
         }
+    }
+
+    /// Readies it for a request: nothing is done, and nothing held.
+    fn begin(&mut self, request: &Request) {
+        self.in_use = true;
+        self.id = request.id;
+        self.operation = request.operation;
+        self.stage = Stage::PreFlush;
+        self.submitted = false;
+        self.stalled = false;
+        self.pre_flush = false;
+        self.post_flush = false;
+        self.data = Data::Nothing;
+        self.sector = 0;
+        self.done = 0;
+        self.outstanding = 0;
+        self.status = BLKIF_RSP_OKAY;
     }
 
     /// Notes how a part ended; an error stays.
@@ -149,10 +155,10 @@ impl<P> Slot<P> {
 
     /// Gives the grants back.
     fn clear(&mut self) {
-        self.grants.clear();
+        self.pages.clear();
+        self.kept.clear();
         self.segments.clear();
-        if self.grants.capacity() > KEEP {
-            self.grants = Vec::new();
+        if self.segments.capacity() > KEEP {
             self.segments = Vec::new();
         }
     }
@@ -310,12 +316,14 @@ pub struct Queue<F: Frontend> {
     disk: Arc<Disk>,
     /// `None` once it is closed.
     ring: Option<Ring<F::Page>>,
-    slots: Vec<Slot<F::Page>>,
+    slots: Vec<Slot<F>>,
     free: Vec<u16>,
     stalled: VecDeque<u16>,
     /// A barrier that waits or is under way.
     barrier: Option<u16>,
     persistent: Option<BTreeMap<GrantRef, Kept<F::Page>>>,
+    /// The segments of the request that is looked at.
+    wanted: Vec<DataSegment>,
 }
 
 impl<F: Frontend> Queue<F> {
@@ -329,15 +337,17 @@ impl<F: Frontend> Queue<F> {
     ) -> Result<Self, Fault> {
         let ring = Ring::connect(&frontend, protocol, references)?;
         let entries = ring.entries() as u16;
+        let slots = (0..entries).map(|_| Slot::new(frontend.pages())).collect();
         Ok(Self {
             frontend,
             disk,
             ring: Some(ring),
-            slots: (0..entries).map(|_| Slot::new()).collect(),
+            slots,
             free: (0..entries).rev().collect(),
             stalled: VecDeque::with_capacity(entries.into()),
             barrier: None,
             persistent: persistent.then(BTreeMap::new),
+            wanted: Vec::new(),
         })
     }
 
@@ -511,18 +521,18 @@ impl<F: Frontend> Queue<F> {
         let Some(index) = self.free.pop() else {
             return self.respond(request.id, request.operation, BLKIF_RSP_ERROR);
         };
-        let mut slot = match self.slots.get_mut(usize::from(index)) {
-            Some(slot) => core::mem::replace(slot, Slot::new()),
-            None => return Ok(()),
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+            return Ok(());
         };
-        let filled = self.fill(&mut slot, &request, &entry);
-        slot.in_use = true;
-        slot.id = request.id;
-        slot.operation = request.operation;
+        slot.begin(&request);
+        let mut filling = Filling {
+            frontend: &self.frontend,
+            disk: &self.disk,
+            persistent: self.persistent.as_mut(),
+            wanted: &mut self.wanted,
+        };
+        let filled = filling.fill(slot, &request, &entry);
         let barrier = matches!(request.kind, Kind::Transfer { barrier: true, .. });
-        if let Some(place) = self.slots.get_mut(usize::from(index)) {
-            *place = slot;
-        }
         match filled {
             Ok(()) if barrier => {
                 self.barrier = Some(index);
@@ -540,23 +550,72 @@ impl<F: Frontend> Queue<F> {
         }
     }
 
-    /// Readies a slot for a request: bounds, grants, segments.
+    /// A request of the device's came back. A slot that waits for none is none of ours.
+    pub fn completed(
+        &mut self,
+        slot: u32,
+        status: BlockStatus,
+        target: &mut Target<'_>,
+    ) -> Result<(), Fault> {
+        let Ok(index) = u16::try_from(slot) else {
+            return Ok(());
+        };
+        let closed = self.is_closed();
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+            return Ok(());
+        };
+        if !slot.in_use || slot.outstanding == 0 {
+            return Ok(());
+        }
+        slot.outstanding -= 1;
+        let in_data = slot.stage == Stage::Data && matches!(slot.data, Data::Transfer { .. });
+        match status {
+            BlockStatus::Ok => {}
+            BlockStatus::Unsupported if !in_data => slot.note(BLKIF_RSP_EOPNOTSUPP),
+            BlockStatus::Error | BlockStatus::Unsupported => {
+                slot.note(BLKIF_RSP_ERROR);
+                let operation = slot.operation;
+                self.frontend.device_error(operation);
+            }
+        }
+        if slot.outstanding != 0 || slot.stalled {
+            // What stalled goes on from the queue of those.
+            return Ok(());
+        }
+        if closed {
+            self.release(index);
+            return Ok(());
+        }
+        self.go_on(index, target, false)
+    }
+
+    /// Shows the answers to the frontend, and notifies it if it waits for them.
+    pub fn publish(&mut self) -> Result<(), Fault> {
+        if let Some(ring) = &mut self.ring
+            && ring.publish(&self.frontend)?
+        {
+            self.frontend.notify();
+        }
+        Ok(())
+    }
+}
+
+/// What is needed to ready a slot for a request.
+struct Filling<'q, F: Frontend> {
+    frontend: &'q F,
+    disk: &'q Disk,
+    persistent: Option<&'q mut BTreeMap<GrantRef, Kept<F::Page>>>,
+    wanted: &'q mut Vec<DataSegment>,
+}
+
+impl<F: Frontend> Filling<'_, F> {
+    /// Bounds, grants, segments of a request.
     fn fill(
         &mut self,
-        slot: &mut Slot<F::Page>,
+        slot: &mut Slot<F>,
         request: &Request,
         entry: &[u8; REQUEST_BYTES],
     ) -> Result<(), Refusal> {
-        slot.stage = Stage::PreFlush;
-        slot.submitted = false;
-        slot.stalled = false;
-        slot.pre_flush = false;
-        slot.post_flush = false;
-        slot.data = Data::Nothing;
-        slot.sector = 0;
-        slot.done = 0;
-        slot.outstanding = 0;
-        slot.status = BLKIF_RSP_OKAY;
         match request.kind {
             Kind::Unknown => Err(Refusal::Status(BLKIF_RSP_EOPNOTSUPP)),
             Kind::Discard { sectors } => {
@@ -586,24 +645,16 @@ impl<F: Frontend> Queue<F> {
                         Err(Refusal::Status(BLKIF_RSP_ERROR))
                     };
                 }
-                let room = slot.grants.try_reserve(count).is_ok()
+                self.wanted.clear();
+                let kept = if self.persistent.is_some() { count } else { 0 };
+                let room = self.wanted.try_reserve(count).is_ok()
+                    && slot.kept.try_reserve(kept).is_ok()
                     && slot.segments.try_reserve(count * self.pieces()).is_ok();
                 if !room {
                     return Err(Refusal::Status(BLKIF_RSP_ERROR));
                 }
-                let bytes = match segments {
-                    Segments::Direct { count, at } => {
-                        let mut bytes = 0;
-                        for index in 0..count {
-                            let segment = Request::direct_segment(entry, at, index)?;
-                            bytes += self.add(slot, segment, write)?;
-                        }
-                        bytes
-                    }
-                    Segments::Indirect { count, page } => {
-                        self.add_indirect(slot, count, page, write)?
-                    }
-                };
+                self.read_segments(segments, entry)?;
+                let bytes = self.hold(slot, write)?;
                 slot.sector = self.locate(request.sector, bytes / 512, write)?;
                 slot.data = Data::Transfer { write };
                 Ok(())
@@ -625,124 +676,109 @@ impl<F: Frontend> Queue<F> {
             .ok_or(Refusal::Status(BLKIF_RSP_ERROR))
     }
 
-    /// Adds the segments that a page describes; gives their bytes.
-    fn add_indirect(
+    /// Reads the descriptions of a request's segments, for which there is room.
+    fn read_segments(
         &mut self,
-        slot: &mut Slot<F::Page>,
-        count: usize,
-        reference: GrantRef,
-        write: bool,
-    ) -> Result<u64, Refusal> {
-        let held = self.hold(reference, true)?;
-        let page = held.page();
-        let fault = Fault::Grant(reference, GrantError::BadPage);
-        if !page.allows(0, count * SEGMENT_BYTES) {
-            return Err(fault.into());
+        segments: Segments,
+        entry: &[u8; REQUEST_BYTES],
+    ) -> Result<(), Fault> {
+        match segments {
+            Segments::Direct { count, at } => {
+                for index in 0..count {
+                    let segment = Request::direct_segment(entry, at, index)?;
+                    self.wanted.push(segment);
+                }
+            }
+            Segments::Indirect { count, page } => {
+                let fault = |error| Fault::Grant(page, error);
+                // Only until it is read: the device does not look at it.
+                let held = self.frontend.map(page, true).map_err(fault)?;
+                if !held.allows(0, count * SEGMENT_BYTES) {
+                    return Err(fault(GrantError::BadPage));
+                }
+                let mfn = held.mfn();
+                let frame = self.frontend.frame(mfn).ok_or(Fault::NoFrame(mfn))?;
+                for index in 0..count {
+                    let description = frame.load(index).to_le_bytes();
+                    self.wanted.push(DataSegment::parse(description)?);
+                }
+            }
         }
-        let mfn = page.mfn();
+        Ok(())
+    }
+
+    /// Begins to use the grants of the segments, and tells the device's ones of them; gives
+    /// their bytes.
+    fn hold(&mut self, slot: &mut Slot<F>, readonly: bool) -> Result<u64, Refusal> {
+        if self.persistent.is_some() {
+            return Ok(self.hold_persistent(slot)?);
+        }
+        let references = self.wanted.iter().map(|segment| segment.reference);
+        match slot.pages.map(references, readonly) {
+            Ok(()) => {}
+            Err((_, GrantError::NoSpace)) => return Err(Refusal::Status(BLKIF_RSP_ERROR)),
+            Err((reference, error)) => return Err(Fault::Grant(reference, error).into()),
+        }
         let mut bytes = 0;
-        for index in 0..count {
-            let mut raw = [0; SEGMENT_BYTES];
-            let frame = self.frontend.frame(mfn).ok_or(Fault::NoFrame(mfn))?;
-            frame.read(index * SEGMENT_BYTES, &mut raw);
-            bytes += self.add(slot, DataSegment::parse(raw)?, write)?;
+        for (index, segment) in self.wanted.iter().enumerate() {
+            let (offset, length) = (segment.offset.into(), segment.length.into());
+            let Some(address) = slot.pages.locate(index, offset, length) else {
+                return Err(Fault::Grant(segment.reference, GrantError::BadPage).into());
+            };
+            slot.add(self.disk, address, segment.length.into());
+            bytes += u64::from(segment.length);
         }
-        // The page itself is done with: the device does not look at it.
         Ok(bytes)
     }
 
-    /// Adds a segment; gives its bytes.
-    fn add(
-        &mut self,
-        slot: &mut Slot<F::Page>,
-        segment: DataSegment,
-        write: bool,
-    ) -> Result<u64, Refusal> {
-        let held = self.hold(segment.reference, write)?;
-        let page = held.page();
-        if !page.allows(segment.offset, segment.length) {
-            let error = GrantError::BadPage;
-            return Err(Fault::Grant(segment.reference, error).into());
+    /// The same for a frontend whose grants are kept.
+    fn hold_persistent(&mut self, slot: &mut Slot<F>) -> Result<u64, Fault> {
+        let mut bytes = 0;
+        for index in 0..self.wanted.len() {
+            let Some(&segment) = self.wanted.get(index) else {
+                break;
+            };
+            let page = self.hold_one(segment.reference)?;
+            let (offset, length) = (segment.offset.into(), segment.length.into());
+            if !page.allows(offset, length) {
+                return Err(Fault::Grant(segment.reference, GrantError::BadPage));
+            }
+            let address = page.mfn().address().get() + u64::from(segment.offset);
+            slot.add(self.disk, address, segment.length.into());
+            slot.kept.push(page);
+            bytes += u64::from(segment.length);
         }
-        let address = page.mfn().address().get() + segment.offset as u64;
-        slot.add(&self.disk, address, segment.length as u32);
-        slot.grants.push(held);
-        Ok(segment.length as u64)
+        Ok(bytes)
     }
 
     /// Begins to use a grant, or finds it kept.
-    fn hold(&mut self, reference: GrantRef, readonly: bool) -> Result<Held<F::Page>, Fault> {
-        let fault = |error| Fault::Grant(reference, error);
-        let Some(kept) = &mut self.persistent else {
-            return match self.frontend.map(reference, readonly) {
-                Ok(page) => Ok(Held::Own(page)),
-                Err(error) => Err(fault(error)),
-            };
-        };
-        if let Some(found) = kept.get_mut(&reference) {
+    fn hold_one(&mut self, reference: GrantRef) -> Result<Arc<F::Page>, Fault> {
+        if let Some(kept) = &mut self.persistent
+            && let Some(found) = kept.get_mut(&reference)
+        {
             found.used = true;
-            return Ok(Held::Kept(found.page.clone()));
+            return Ok(found.page.clone());
         }
         // Such a frontend lets all its grants be written.
-        let page = self.frontend.map(reference, false).map_err(fault)?;
+        let page = self
+            .frontend
+            .map(reference, false)
+            .map_err(|error| Fault::Grant(reference, error))?;
+        let page = Arc::new(page);
+        let Some(kept) = &mut self.persistent else {
+            return Ok(page);
+        };
         if kept.len() >= MAX_PERSISTENT {
             kept.retain(|_, kept| core::mem::replace(&mut kept.used, false));
         }
-        if kept.len() >= MAX_PERSISTENT {
-            return Ok(Held::Own(page));
+        if kept.len() < MAX_PERSISTENT {
+            let entry = Kept {
+                page: page.clone(),
+                used: true,
+            };
+            kept.insert(reference, entry);
         }
-        let page = Arc::new(page);
-        let entry = Kept {
-            page: page.clone(),
-            used: true,
-        };
-        kept.insert(reference, entry);
-        Ok(Held::Kept(page))
-    }
-
-    /// A request of the device's came back. A slot that waits for none is none of ours.
-    pub fn completed(
-        &mut self,
-        slot: u32,
-        status: BlockStatus,
-        target: &mut Target<'_>,
-    ) -> Result<(), Fault> {
-        let Ok(index) = u16::try_from(slot) else {
-            return Ok(());
-        };
-        let closed = self.is_closed();
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
-            return Ok(());
-        };
-        if !slot.in_use || slot.outstanding == 0 {
-            return Ok(());
-        }
-        slot.outstanding -= 1;
-        let in_data = slot.stage == Stage::Data && matches!(slot.data, Data::Transfer { .. });
-        match status {
-            BlockStatus::Ok => {}
-            BlockStatus::Unsupported if !in_data => slot.note(BLKIF_RSP_EOPNOTSUPP),
-            BlockStatus::Error | BlockStatus::Unsupported => slot.note(BLKIF_RSP_ERROR),
-        }
-        if slot.outstanding != 0 || slot.stalled {
-            // What stalled goes on from the queue of those.
-            return Ok(());
-        }
-        if closed {
-            self.release(index);
-            return Ok(());
-        }
-        self.go_on(index, target, false)
-    }
-
-    /// Shows the answers to the frontend, and notifies it if it waits for them.
-    pub fn publish(&mut self) -> Result<(), Fault> {
-        if let Some(ring) = &mut self.ring
-            && ring.publish(&self.frontend)?
-        {
-            self.frontend.notify();
-        }
-        Ok(())
+        Ok(page)
     }
 }
 

@@ -19,9 +19,9 @@ pub struct DataSegment {
     /// The frame's grant.
     pub reference: GrantRef,
     /// First byte in the frame.
-    pub offset: usize,
+    pub offset: u16,
     /// Bytes, at least 512, to the end of the frame at most.
-    pub length: usize,
+    pub length: u16,
 }
 
 impl DataSegment {
@@ -33,8 +33,8 @@ impl DataSegment {
         }
         Ok(Self {
             reference: GrantRef(u32::from_le_bytes([a, b, c, d])),
-            offset: usize::from(first) * 512,
-            length: usize::from(last - first + 1) * 512,
+            offset: u16::from(first) * 512,
+            length: u16::from(last - first + 1) * 512,
         })
     }
 }

@@ -1,11 +1,11 @@
-//! Using grants without mapping them: `GNTTABOP_copy`, and the hypervisor's
-//! own backends.
+//! Using grants without mapping them: `GNTTABOP_copy`, and what it shares with
+//! [the hypervisor's own backends](super::backend).
 
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use super::active::Pins;
-use super::entry::Use;
+use super::active::{Active, Pins};
+use super::entry::{Entry, Header, Use};
 use super::{GrantError, GrantHost, GrantTable, State, Version, status};
 use crate::addr::{Mfn, PAGE_SIZE};
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use xen_abi::grant_table::*;
 type GrantResult<T> = core::result::Result<T, GrantError>;
 
 /// Why a grant could not be used.
-enum Failure {
+pub(super) enum Failure {
     Grant(GrantError),
     /// It changed while we looked: try again.
     Restart,
@@ -29,30 +29,76 @@ impl From<GrantError> for Failure {
 
 /// Bytes of a frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Extent {
-    mfn: Mfn,
-    start: u16,
-    length: u16,
+pub(super) struct Extent {
+    pub(super) mfn: Mfn,
+    pub(super) start: u16,
+    pub(super) length: u16,
+}
+
+impl Extent {
+    fn of(active: &Active) -> Self {
+        Self {
+            mfn: active.mfn,
+            start: active.start,
+            length: active.length,
+        }
+    }
+
+    /// Whether so many bytes from an offset in the frame are granted. The guest set the
+    /// bounds, and nobody checked them.
+    #[inline]
+    pub(super) fn allows(&self, offset: usize, length: usize) -> bool {
+        let Some(end) = offset.checked_add(length) else {
+            return false;
+        };
+        let start = usize::from(self.start);
+        end <= PAGE_SIZE && offset >= start && end <= start + usize::from(self.length)
+    }
+}
+
+/// Why a grant was not pinned at once.
+pub(super) enum NotPinned {
+    /// It cannot be. A reference to the frame is to be put, without locks.
+    Refused(GrantError, Option<Mfn>),
+    /// It leads to another, and was marked as in use.
+    Leads {
+        /// As it was.
+        active: Active,
+        domain: DomainId,
+        reference: GrantRef,
+    },
+}
+
+impl From<GrantError> for NotPinned {
+    fn from(error: GrantError) -> Self {
+        Self::Refused(error, None)
+    }
+}
+
+pub(super) fn put_refused<H: GrantHost>(host: &H, page: Option<Mfn>) {
+    if let Some(mfn) = page {
+        host.put_page(mfn);
+    }
 }
 
 /// A grant that is pinned for copying. Must be released.
-struct Pinned {
+pub(super) struct Pinned {
     table: Arc<GrantTable>,
     reference: GrantRef,
-    readonly: bool,
+    pub(super) readonly: bool,
     /// For a transitive grant, the one that it leads to, pinned as well.
     via: Option<(Arc<GrantTable>, GrantRef)>,
 }
 
 impl Pinned {
     /// The domain whose frame it is.
-    fn owner(&self) -> DomainId {
+    pub(super) fn owner(&self) -> DomainId {
         self.via
             .as_ref()
             .map_or(self.table.domain, |(table, _)| table.domain)
     }
 
-    fn release<H: GrantHost>(self, host: &H) {
+    pub(super) fn release<H: GrantHost>(self, host: &H) {
         self.table.unpin_copy(host, self.reference, self.readonly);
         if let Some((table, reference)) = self.via {
             table.unpin_copy(host, reference, self.readonly);
@@ -63,7 +109,18 @@ impl Pinned {
 impl GrantTable {
     /// Removes the pin of a copy. References were given back before.
     fn unpin_copy<H: GrantHost>(&self, host: &H, reference: GrantRef, readonly: bool) {
-        let state = self.state.read();
+        self.unpin_copy_in(&self.state.read(), host, reference, readonly);
+    }
+
+    /// [`Self::unpin_copy`], where the table's lock is held.
+    #[inline]
+    pub(super) fn unpin_copy_in<H: GrantHost>(
+        &self,
+        state: &State,
+        host: &H,
+        reference: GrantRef,
+        readonly: bool,
+    ) {
         let Some(active) = state.active(reference) else {
             return;
         };
@@ -79,7 +136,7 @@ impl GrantTable {
 
     /// Pins one of this table's grants for `grantee` to read or write, and takes
     /// a reference to its frame.
-    fn pin_for_copy<H: GrantHost>(
+    pub(super) fn pin_for_copy<H: GrantHost>(
         self: &Arc<Self>,
         host: &H,
         reference: GrantRef,
@@ -87,118 +144,146 @@ impl GrantTable {
         readonly: bool,
         allow_transitive: bool,
     ) -> core::result::Result<(Extent, Pinned), Failure> {
-        let state = self.state.read();
-        let entry = state.entry(host, reference).ok_or(GrantError::BadRef)?;
-        let lock = state.active(reference).ok_or(GrantError::BadRef)?;
-        let mut active = lock.lock();
-        let pins = Pins::of_copy(readonly);
-        active.check_pin(grantee, pins)?;
         let want = Use {
             grantee,
             readonly,
             mapping: false,
         };
-        let header = entry.header();
-        if !entry.is_v1() && header.kind() == GTF_TRANSITIVE {
-            if active.needs_status(readonly) {
-                entry.acquire(!active.pins.is_empty(), want)?;
-            }
-            let old = *active;
-            let next_domain = DomainId(header.third());
-            let next_ref = GrantRef(entry.second_word() as u32);
-            if !allow_transitive || next_domain == self.domain {
-                entry.reduce_status(active.pins, readonly);
-                return Err(GrantError::General.into());
-            }
-            // The other table has its own locks, so ours are given up; that
-            // something is under way keeps the version as it is.
-            self.v2_ops.fetch_add(1, Ordering::SeqCst);
-            drop(active);
-            drop(state);
-            return self.pin_through(host, reference, want, &old, next_domain, next_ref);
-        }
-
-        let mut extent = Extent {
-            mfn: active.mfn,
-            start: active.start,
-            length: active.length,
+        let pinned = {
+            let state = self.state.read();
+            self.pin_in(&state, host, reference, want, allow_transitive)
         };
-        if active.needs_status(readonly) {
-            let header = entry.acquire(!active.pins.is_empty(), want)?;
-            let fail = |error| {
+        match pinned {
+            Ok(extent) => Ok((
+                extent,
+                Pinned {
+                    table: self.clone(),
+                    reference,
+                    readonly,
+                    via: None,
+                },
+            )),
+            Err(NotPinned::Leads {
+                active,
+                domain,
+                reference: next,
+            }) => self.pin_through(host, reference, want, &active, domain, next),
+            Err(NotPinned::Refused(error, page)) => {
+                put_refused(host, page);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// [`Self::pin_for_copy`], where the table's lock is held; of a transitive grant
+    /// only the beginning.
+    #[inline]
+    pub(super) fn pin_in<H: GrantHost>(
+        &self,
+        state: &State,
+        host: &H,
+        reference: GrantRef,
+        want: Use,
+        allow_transitive: bool,
+    ) -> core::result::Result<Extent, NotPinned> {
+        let readonly = want.readonly;
+        let entry = state.entry(host, reference).ok_or(GrantError::BadRef)?;
+        let lock = state.active(reference).ok_or(GrantError::BadRef)?;
+        let mut active = lock.lock();
+        let pins = Pins::of_copy(readonly);
+        active.check_pin(want.grantee, pins)?;
+        if let Entry::V2 { .. } = entry {
+            let header = entry.header();
+            if header.kind() == GTF_TRANSITIVE {
+                return Err(self.begin_transitive(&active, entry, header, want, allow_transitive));
+            }
+        }
+        if !active.needs_status(readonly) {
+            if !host.get_page(self.domain, active.mfn) {
+                // Not ours: the pin is a transitive one.
                 entry.reduce_status(active.pins, readonly);
-                Failure::Grant(error)
-            };
-            let is_sub_page = !entry.is_v1() && header.flags() & GTF_SUB_PAGE != 0;
-            let granted = if is_sub_page {
-                Extent {
-                    mfn: Mfn(entry.second_word()),
-                    start: header.third(),
-                    length: header.length(),
-                }
-            } else {
-                Extent {
-                    mfn: Mfn(if entry.is_v1() {
-                        header.v1_frame()
-                    } else {
-                        entry.second_word()
-                    }),
-                    start: 0,
-                    length: PAGE_SIZE as u16,
-                }
-            };
-            // Version 2 may have become transitive since we looked first.
-            if active.pins.is_empty() && header.kind() != GTF_PERMIT_ACCESS {
-                return Err(fail(GrantError::General));
+                return Err(GrantError::BadDomain.into());
             }
-            if !host.get_page(self.domain, granted.mfn) {
-                return Err(fail(GrantError::BadPage));
+            if self.is_dying() {
+                entry.reduce_status(active.pins, readonly);
+                return Err(NotPinned::Refused(GrantError::BadDomain, Some(active.mfn)));
             }
-            if active.pins.is_empty() {
-                active.grantee = grantee;
-                active.mfn = granted.mfn;
-                active.start = granted.start;
-                active.length = granted.length;
-                active.is_sub_page = is_sub_page;
-                active.trans_domain = self.domain;
-                active.trans_ref = reference;
-                extent = granted;
-                if is_sub_page {
-                    self.v2_ops.fetch_add(1, Ordering::SeqCst);
-                }
-            } else if active.mfn != granted.mfn
-                || active.trans_domain != self.domain
-                || active.trans_ref != reference
-                || (active.is_sub_page && (!is_sub_page || extent != granted))
-            {
-                let failure = fail(GrantError::General);
-                drop(active);
-                drop(state);
-                host.put_page(granted.mfn);
-                return Err(failure);
-            }
-        } else if !host.get_page(self.domain, active.mfn) {
-            // Not ours: the pin is a transitive one.
+            active.pins.add(pins);
+            return Ok(Extent::of(&active));
+        }
+        let header = entry.acquire(!active.pins.is_empty(), want)?;
+        let refused = |error, page| {
             entry.reduce_status(active.pins, readonly);
-            return Err(GrantError::BadDomain.into());
-        } else if self.is_dying() {
-            entry.reduce_status(active.pins, readonly);
-            let mfn = active.mfn;
-            drop(active);
-            drop(state);
-            host.put_page(mfn);
-            return Err(GrantError::BadDomain.into());
+            Err(NotPinned::Refused(error, page))
+        };
+        let is_sub_page = !entry.is_v1() && header.flags() & GTF_SUB_PAGE != 0;
+        let mfn = Mfn(if entry.is_v1() {
+            header.v1_frame()
+        } else {
+            entry.second_word()
+        });
+        let (start, length) = if is_sub_page {
+            (header.third(), header.length())
+        } else {
+            (0, PAGE_SIZE as u16)
+        };
+        let granted = Extent { mfn, start, length };
+        // Version 2 may have become transitive since we looked first.
+        if active.pins.is_empty() && header.kind() != GTF_PERMIT_ACCESS {
+            return refused(GrantError::General, None);
+        }
+        if !host.get_page(self.domain, mfn) {
+            return refused(GrantError::BadPage, None);
+        }
+        if active.pins.is_empty() {
+            active.grantee = want.grantee;
+            active.mfn = mfn;
+            active.start = start;
+            active.length = length;
+            active.is_sub_page = is_sub_page;
+            active.trans_domain = self.domain;
+            active.trans_ref = reference;
+            if is_sub_page {
+                self.v2_ops.fetch_add(1, Ordering::SeqCst);
+            }
+        } else if active.mfn != mfn
+            || active.trans_domain != self.domain
+            || active.trans_ref != reference
+            || (active.is_sub_page && (!is_sub_page || Extent::of(&active) != granted))
+        {
+            return refused(GrantError::General, Some(mfn));
         }
         active.pins.add(pins);
-        Ok((
-            extent,
-            Pinned {
-                table: self.clone(),
-                reference,
-                readonly,
-                via: None,
-            },
-        ))
+        Ok(Extent::of(&active))
+    }
+
+    /// Marks a transitive grant as in use. The other table has its own locks, so ours are given
+    /// up before it is looked at; that something is under way keeps the version as it is.
+    #[cold]
+    fn begin_transitive(
+        &self,
+        active: &Active,
+        entry: Entry<'_>,
+        header: Header,
+        want: Use,
+        allowed: bool,
+    ) -> NotPinned {
+        if active.needs_status(want.readonly)
+            && let Err(error) = entry.acquire(!active.pins.is_empty(), want)
+        {
+            return error.into();
+        }
+        let domain = DomainId(header.third());
+        if !allowed || domain == self.domain {
+            entry.reduce_status(active.pins, want.readonly);
+            return GrantError::General.into();
+        }
+        self.v2_ops.fetch_add(1, Ordering::SeqCst);
+        NotPinned::Leads {
+            active: *active,
+            domain,
+            reference: GrantRef(entry.second_word() as u32),
+        }
     }
 
     /// The rest of [`Self::pin_for_copy`] for a transitive grant: pins the grant
@@ -208,7 +293,7 @@ impl GrantTable {
         host: &H,
         reference: GrantRef,
         want: Use,
-        old: &super::active::Active,
+        old: &Active,
         next_domain: DomainId,
         next_ref: GrantRef,
     ) -> core::result::Result<(Extent, Pinned), Failure> {
@@ -277,84 +362,6 @@ impl GrantTable {
         host.put_page(extent.mfn);
         next_pinned.release(host);
         give_up(Failure::Restart)
-    }
-
-    /// Pins a grant of this table for a backend in the hypervisor that acts for
-    /// `grantee`, without mapping it anywhere: the frame can be used through the
-    /// direct map, or by a device, until the guard is dropped. Sub-page grants are allowed.
-    ///
-    /// Errors as for a copy: `BadRef`, `General` not granted, `BadPage`.
-    pub fn map_for_backend<'h, H: GrantHost>(
-        self: &Arc<Self>,
-        host: &'h H,
-        grantee: DomainId,
-        reference: GrantRef,
-        readonly: bool,
-    ) -> GrantResult<BackendGrant<'h, H>> {
-        let (extent, pinned) = self
-            .pin_for_copy(host, reference, grantee, readonly, false)
-            .map_err(|failure| match failure {
-                Failure::Grant(error) => error,
-                Failure::Restart => GrantError::Again,
-            })?;
-        if !readonly && !host.get_writable_type(extent.mfn) {
-            host.put_page(extent.mfn);
-            pinned.release(host);
-            return Err(GrantError::General);
-        }
-        Ok(BackendGrant {
-            host,
-            extent,
-            pinned: Some(pinned),
-        })
-    }
-}
-
-/// A grant in use by a backend in the hypervisor. Dropping it ends the use, so it must
-/// live as long as a device may touch the frame.
-pub struct BackendGrant<'h, H: GrantHost> {
-    host: &'h H,
-    extent: Extent,
-    /// `Some` until dropped.
-    pinned: Option<Pinned>,
-}
-
-impl<H: GrantHost> BackendGrant<'_, H> {
-    /// The frame.
-    pub fn mfn(&self) -> Mfn {
-        self.extent.mfn
-    }
-
-    /// First byte in the frame that is granted. Set by the guest, unchecked: only
-    /// [`Self::allows`] says what may be touched.
-    pub fn offset(&self) -> usize {
-        usize::from(self.extent.start)
-    }
-
-    /// Bytes granted from there; with the offset possibly beyond the frame.
-    pub fn length(&self) -> usize {
-        usize::from(self.extent.length)
-    }
-
-    /// Whether so many bytes from an offset in the frame are granted.
-    pub fn allows(&self, offset: usize, length: usize) -> bool {
-        let Some(end) = offset.checked_add(length) else {
-            return false;
-        };
-        end <= PAGE_SIZE && offset >= self.offset() && end <= self.offset() + self.length()
-    }
-}
-
-impl<H: GrantHost> Drop for BackendGrant<'_, H> {
-    fn drop(&mut self) {
-        if let Some(pinned) = self.pinned.take() {
-            if !pinned.readonly {
-                self.host.mark_dirty(pinned.owner(), self.extent.mfn);
-                self.host.put_writable_type(self.extent.mfn);
-            }
-            self.host.put_page(self.extent.mfn);
-            pinned.release(self.host);
-        }
     }
 }
 

@@ -33,6 +33,7 @@
 //! are taken, and table frames allocated, shared and unshared, under the table's lock.
 
 mod active;
+mod backend;
 mod copy;
 mod entry;
 mod frames;
@@ -61,7 +62,8 @@ use crate::machine::Memory;
 use xen_abi::grant_table::*;
 
 use active::Active;
-pub use copy::{BackendGrant, CopySession};
+pub use backend::{BackendGrant, BackendGrants, GrantedFrame};
+pub use copy::CopySession;
 use entry::Entry;
 pub use frames::TableFrames;
 pub use map::UnmapSession;

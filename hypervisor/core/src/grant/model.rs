@@ -51,10 +51,11 @@ enum Op {
         own: u64,
         write: bool,
     },
+    /// One grant, or several together.
     Hold {
         d: u16,
         granter: u16,
-        r: usize,
+        rs: Vec<usize>,
         readonly: bool,
     },
     DropHold {
@@ -132,12 +133,17 @@ impl Op {
                 own: rest / 2 % 3,
                 write: bit,
             },
-            13 => Self::Hold {
-                d,
-                granter,
-                r,
-                readonly: bit,
-            },
+            13 => {
+                let others = [rest / 8 % 6, rest / 48 % 6].map(|r| r as usize);
+                let mut rs = Vec::from([r]);
+                rs.extend(others.iter().take((rest / 2 % 3) as usize));
+                Self::Hold {
+                    d,
+                    granter,
+                    rs,
+                    readonly: bit,
+                }
+            }
             14 => Self::DropHold { which: x as usize },
             15 => Self::Version {
                 d,
@@ -176,9 +182,24 @@ impl Live {
     }
 }
 
+enum Guard<'w> {
+    One(BackendGrant<'w, Cpu<'w>>),
+    Many(BackendGrants<'w, Cpu<'w>>),
+}
+
+impl Guard<'_> {
+    fn frames(&self) -> Vec<u64> {
+        match self {
+            Self::One(one) => Vec::from([one.mfn().0]),
+            Self::Many(many) => many.frames().iter().map(|frame| frame.mfn().0).collect(),
+        }
+    }
+}
+
 struct Held<'w> {
-    use_: Live,
-    guard: BackendGrant<'w, Cpu<'w>>,
+    uses: Vec<Live>,
+    /// `None` while it is not known whether there is one.
+    guard: Option<Guard<'w>>,
 }
 
 #[derive(Default)]
@@ -199,7 +220,7 @@ impl Model<'_> {
     fn uses(&self, granter: u16, reference: u32) -> impl Iterator<Item = &Live> {
         self.maps
             .iter()
-            .chain(self.held.iter().map(|held| &held.use_))
+            .chain(self.held.iter().flat_map(|held| &held.uses))
             .filter(move |u| u.granter == granter && u.reference == reference)
     }
 
@@ -411,39 +432,63 @@ fn step<'w>(world: &'w World, cpus: &'w [Cpu<'w>], model: &mut Model<'w>, op: &O
         Op::Hold {
             d,
             granter,
-            r,
+            ref rs,
             readonly,
         } => {
-            let reference = REFS[r];
             let cpu = &cpus[d as usize - 1];
-            let result = world.table(granter).map_for_backend(
-                cpu,
-                DomainId(d),
-                GrantRef(reference),
-                readonly,
-            );
-            let expected = model
-                .permits_briefly(d, granter, reference, readonly)
-                .and_then(|frame| {
-                    if !readonly && model.is_table(frame) {
-                        Err(GrantError::General)
-                    } else {
-                        Ok(frame)
+            let references: Vec<_> = rs.iter().map(|&r| GrantRef(REFS[r])).collect();
+            let table = world.table(granter);
+            let result = if let &[one] = references.as_slice() {
+                table
+                    .map_for_backend(cpu, DomainId(d), one, readonly)
+                    .map(Guard::One)
+                    .map_err(|error| (one, error))
+            } else {
+                let mut many = BackendGrants::new(cpu, table, DomainId(d));
+                many.map(references.iter().copied(), readonly)
+                    .map(|()| Guard::Many(many))
+            };
+            // One after the other is looked at with those before in use; then, for writing,
+            // the types of all.
+            model.held.push(Held {
+                uses: Vec::new(),
+                guard: None,
+            });
+            let mut expected = Ok(());
+            for &GrantRef(reference) in &references {
+                match model.permits_briefly(d, granter, reference, readonly) {
+                    Ok(frame) => {
+                        let use_ = Live {
+                            d,
+                            granter,
+                            reference,
+                            frame,
+                            flags: if readonly { GNTMAP_READONLY } else { 0 },
+                            handle: 0,
+                            address: 0,
+                        };
+                        model.held.last_mut().unwrap().uses.push(use_);
                     }
-                });
+                    Err(error) => {
+                        expected = Err((GrantRef(reference), error));
+                        break;
+                    }
+                }
+            }
+            let mut held = model.held.pop().unwrap();
+            if let Some(table) = held.uses.iter().find(|u| model.is_table(u.frame))
+                && expected.is_ok()
+                && !readonly
+            {
+                expected = Err((GrantRef(table.reference), GrantError::General));
+            }
             match result {
                 Ok(guard) => {
-                    assert_eq!(expected, Ok(guard.mfn().0));
-                    let use_ = Live {
-                        d,
-                        granter,
-                        reference,
-                        frame: guard.mfn().0,
-                        flags: if readonly { GNTMAP_READONLY } else { 0 },
-                        handle: 0,
-                        address: 0,
-                    };
-                    model.held.push(Held { use_, guard });
+                    assert_eq!(expected, Ok(()));
+                    let frames: Vec<_> = held.uses.iter().map(|u| u.frame).collect();
+                    assert_eq!(guard.frames(), frames);
+                    held.guard = Some(guard);
+                    model.held.push(held);
                 }
                 Err(error) => assert_eq!(expected, Err(error)),
             }
@@ -555,8 +600,8 @@ fn check(world: &World, model: &Model<'_>) {
             add(live.frame, !live.is_readonly());
         }
     }
-    for held in &model.held {
-        add(held.use_.frame, !held.use_.is_readonly());
+    for u in model.held.iter().flat_map(|held| &held.uses) {
+        add(u.frame, !u.is_readonly());
     }
     for d in DOMAINS {
         for frame in first_frame(d)..first_frame(d) + 8 {
@@ -648,8 +693,8 @@ mod tests {
             2 => (d(), address()).prop_map(|(d, address)| Op::Zap { d, address }),
             6 => (d(), d(), r(), 0..3u64, any::<bool>())
                 .prop_map(|(d, granter, r, own, write)| Op::Copy { d, granter, r, own, write }),
-            3 => (d(), d(), r(), any::<bool>())
-                .prop_map(|(d, granter, r, readonly)| Op::Hold { d, granter, r, readonly }),
+            3 => (d(), d(), prop::collection::vec(r(), 1..5), any::<bool>())
+                .prop_map(|(d, granter, rs, readonly)| Op::Hold { d, granter, rs, readonly }),
             3 => any::<usize>().prop_map(|which| Op::DropHold { which }),
             1 => (d(), 0..4u32).prop_map(|(d, version)| Op::Version { d, version }),
             2 => (d(), r(), r()).prop_map(|(d, a, b)| Op::Swap { d, a, b }),

@@ -673,6 +673,50 @@ fn backends_use_grants() {
     idle(&w);
 }
 
+#[test]
+fn backends_use_many_grants_or_none() {
+    let w = world();
+    let (cpu, table, back) = (w.cpu(2), w.table(1), DomainId(0));
+    for n in 0..4 {
+        w.grant_v1(1, 8 + n, GTF_PERMIT_ACCESS, 0, frame(n.into()));
+    }
+    let references = |last| [8, 9, 10, last].map(GrantRef).into_iter();
+    let mut grants = BackendGrants::new(&cpu, table.clone(), back);
+    assert_eq!(grants.map(references(11), false), Ok(()));
+    let frames: Vec<_> = grants.frames().iter().map(|f| f.mfn().0).collect();
+    assert_eq!(frames, [0, 1, 2, 3].map(frame));
+    assert!(grants.frames()[0].allows(0, 4096) && !grants.frames()[0].allows(1, 4096));
+    assert_eq!((w.page(frame(2)).refs, w.page(frame(2)).types), (1, 1));
+    assert_eq!(w.status(1, 10), GTF_READING | GTF_WRITING);
+    // Others take their place, one of them twice.
+    assert_eq!(grants.map(references(8), true), Ok(()));
+    assert_eq!((w.page(frame(0)).refs, w.page(frame(0)).types), (2, 0));
+    assert_eq!(w.status(1, 8), GTF_READING);
+    assert_eq!(w.status(1, 11), 0);
+    grants.clear();
+    idle(&w);
+    // What was taken is given back when the last is refused: no grant, no frame of the
+    // granter's, a page table.
+    w.grant_v1(1, 12, GTF_PERMIT_ACCESS, 0, first_frame(2));
+    w.grant_v1(1, 13, GTF_PERMIT_ACCESS, 0, frame(5));
+    w.set_is_table(frame(5), true);
+    for (last, error) in [
+        (512, GrantError::BadRef),
+        (20, GrantError::General),
+        (12, GrantError::BadPage),
+        (13, GrantError::General),
+    ] {
+        let refused = Err((GrantRef(last), error));
+        assert_eq!(grants.map(references(last), false), refused);
+        assert!(grants.frames().is_empty());
+        idle(&w);
+        assert_eq!(w.status(1, 8), 0);
+    }
+    assert_eq!(grants.map(references(13), true), Ok(()));
+    drop(grants);
+    idle(&w);
+}
+
 // The table itself
 
 #[test]
