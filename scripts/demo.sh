@@ -18,6 +18,9 @@ the client), rounds, and bytes before and after packing.
   --memory MIB     the guest's memory                              [96]
   --load MIB       how much of it the guest writes over again and again [4]
   --compress HOW   none, lz4 or zstd                               [lz4]
+  --vcpus N        the guest's vCPUs                               [1]
+  --disk WHICH     own: each machine has a disk of its own, and the guest's contents go
+                   along; shared: both see the same; none          [own]
   --no-build       use what is built
   --help           this text
 
@@ -28,7 +31,7 @@ END
 TRIPS=2 BUILD_FIRST=1 ARGUMENTS=()
 while [ $# -gt 0 ]; do
     case $1 in
-    --trips | --memory | --load | --compress)
+    --trips | --memory | --load | --compress | --vcpus | --disk)
         [ $# -ge 2 ] || die "$1 needs a value; see --help"
         if [ "$1" = --trips ]; then TRIPS=$2; else ARGUMENTS+=("$1" "$2"); fi
         shift

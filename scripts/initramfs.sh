@@ -146,7 +146,7 @@ xl)
         cp -a "$CACHE/$package"/usr/lib/x86_64-linux-gnu/lib*.so* "$root/lib/xen/" 2>/dev/null || true
         cp "$CACHE/$package"/usr/bin/xenstore-[!c]* "$root/bin/" 2>/dev/null || true
     done
-    for tool in xl xen-init-dom0 xenconsoled xenconsole libxl-save-helper; do
+    for tool in xl xen-init-dom0 xenconsoled xenconsole libxl-save-helper xenstored; do
         cp "$CACHE/xen-utils-4.17/usr/lib/xen-4.17/bin/$tool" "$root/usr/lib/xen-4.17/bin/"
     done
     # The rest is this machine's: the C library and what compresses.
@@ -157,7 +157,8 @@ xl)
     done
     # What the C library loads when a thread is cancelled.
     install -D /lib/x86_64-linux-gnu/libgcc_s.so.1 "$root/lib/x86_64-linux-gnu/libgcc_s.so.1"
-    copy_modules "$root" needed xen-privcmd xen-evtchn xen-gntdev xen-gntalloc xenfs
+    # Disks: real Xen's Dom0 drives them itself.
+    copy_modules "$root" needed xen-privcmd xen-evtchn xen-gntdev xen-gntalloc xenfs xen-blkfront virtio_pci virtio_blk
     cp "$KERNEL" "$root/boot/vmlinuz"
     cp "$("$ROOT/scripts/initramfs.sh" shell)" "$root/boot/initramfs"
     pack

@@ -1,6 +1,6 @@
 //! The control operations of the hypervisor (`domctl.h`, `sysctl.h`, `version.h`), typed.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use xen_abi::domctl::*;
 use xen_abi::sysctl::*;
 use xen_abi::version::*;
@@ -179,7 +179,7 @@ pub struct VcpuInfo {
 }
 
 /// A domain's share of the CPUs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Share {
     /// Its weight against others'; 256 is usual.
     pub weight: u16,

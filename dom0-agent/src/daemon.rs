@@ -1,5 +1,6 @@
-//! `overcast daemon`: keeps guests' consoles drained and what they print, and does what is to
-//! be done when a domain that `overcast create` made has ended.
+//! `overcast daemon`: keeps guests' consoles drained and what they print, does what is to be
+//! done when a domain that `overcast create` made has ended, and takes up moves that their
+//! processes left ([`Watch`]).
 //!
 //! One loop waits for the store (domains come and go), event channels (consoles) and the socket
 //! ([`crate::console::client`] says what is spoken there). It holds nothing that could not be
@@ -30,6 +31,7 @@ use crate::cpu::{self, file::PolicyFile};
 use crate::error::{Error, Result};
 use crate::migrate::config::Saved;
 use crate::migrate::disks;
+use crate::migrate::recover::Watch;
 use crate::store::Store;
 use crate::terminal::ignore_broken_pipes;
 use crate::xen::evtchn::{EventChannels, wait_readable};
@@ -208,6 +210,8 @@ struct Daemon {
     clients: Vec<Client>,
     /// Domains whose end was dealt with, by UUID.
     dealt_with: Vec<(u16, String)>,
+    /// Takes up moves that their processes left.
+    moves: Watch,
 }
 
 /// Runs until it is ended.
@@ -234,6 +238,7 @@ pub fn run() -> Result<()> {
         consoles: BTreeMap::new(),
         clients: Vec::new(),
         dealt_with: Vec::new(),
+        moves: Watch::default(),
     };
     if let Err(error) = daemon.sweep() {
         eprintln!("overcast: what others left: {error}");
@@ -284,6 +289,7 @@ impl Daemon {
             self.welcome();
         }
         self.serve()?;
+        self.moves.turn();
         for client in &mut self.clients {
             client.flush();
         }

@@ -3,8 +3,8 @@
 //! It is one client of the hypervisor's control interface, which is Xen's, and of the
 //! store; Xen's own tools are another. `xen` makes hypercalls, `control` knows the
 //! operations, `store` speaks the store's protocol, `cli` defines the command line and
-//! `commands` carries it out. [`stream`] reads and writes saved domains; it is public for
-//! the fuzz targets.
+//! `commands` carries it out. [`stream`] reads and writes saved domains, and `migrate` moves
+//! them; they are public for the fuzz targets.
 
 mod build;
 mod cli;
@@ -20,7 +20,10 @@ mod cpu;
 mod daemon;
 mod error;
 mod first_boot;
+#[cfg(not(feature = "model"))]
 mod migrate;
+#[cfg(feature = "model")]
+pub mod migrate;
 #[allow(
     dead_code,
     reason = "an interface, of which not every command uses all"

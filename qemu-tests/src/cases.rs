@@ -3,6 +3,7 @@
 use crate::artefacts;
 use crate::disks;
 use crate::domains;
+use crate::faults;
 use crate::guest_log;
 use crate::image;
 use crate::machine::{Board, Firmware, Machine, System};
@@ -96,6 +97,9 @@ pub fn all() -> Vec<Case> {
         case("migrate-two-machines", |n| {
             trips::run(n, &trips::Plan::default())
         }),
+        case("migrate-faults", |n| faults::inject(n, faults::SHORT)),
+        long("migrate-all-faults", |n| faults::inject(n, faults::LONG)),
+        long("saved-by-xen", moves::from_xen),
         case("domains-1000", oracle::thousand_domains),
         case("log-dirty", oracle::log_dirty),
         case("dom0-restart", oracle::dom0_restart),

@@ -28,6 +28,7 @@ pub mod cases;
 pub mod devices;
 pub mod disks;
 pub mod domains;
+pub mod faults;
 pub mod guest_log;
 pub mod image;
 pub mod io_bench;

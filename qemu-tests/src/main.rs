@@ -10,7 +10,8 @@ usage: overcast-qemu-tests run [--filter TEXT] [--jobs N] [--soak]
        overcast-qemu-tests bench --io [--systems NAMES] [--cpus N] [--requests N] [--rounds N]
                            [--profile N] [--no-count] [--options TEXT]
        overcast-qemu-tests bench --save
-       overcast-qemu-tests demo [--trips N] [--memory MIB] [--load MIB] [--compress HOW]
+       overcast-qemu-tests demo [--trips N] [--memory MIB] [--load MIB] [--compress HOW] [--vcpus N]
+                           [--disk own|shared|none]
 
   run     boots machines in QEMU and checks what they do
   list    names the tests
@@ -32,6 +33,9 @@ usage: overcast-qemu-tests run [--filter TEXT] [--jobs N] [--soak]
   --memory MIB    the guest's memory [96]
   --load MIB      how much of it the guest writes over again and again [4]
   --compress HOW  none, lz4 or zstd [lz4]
+  --vcpus N       the guest's vCPUs [1]
+  --disk WHICH    own: each machine has one, and its contents move with the guest; shared:
+                  both machines see the same; none [own]
 
 The images come from scripts/build.sh, setup.sh and initramfs.sh; OVERCAST_IMAGE
 names another one to test. OVERCAST_PATIENCE is how many seconds a machine may be
@@ -83,6 +87,15 @@ fn go(arguments: Vec<String>) -> Result<bool, String> {
             "--memory" => demo.memory = count(&argument, &value()?)?,
             "--load" => demo.load = count(&argument, &value()?)?,
             "--compress" => demo.compress = value()?,
+            "--vcpus" => demo.vcpus = count(&argument, &value()?)?,
+            "--disk" => {
+                demo.disk = match value()?.as_str() {
+                    "own" => trips::Disk::Own,
+                    "shared" => trips::Disk::Shared,
+                    "none" => trips::Disk::None,
+                    other => return Err(format!("what disk is {other}?")),
+                }
+            }
             "--soak" => plan.soak = true,
             other => return Err(format!("what is {other}?")),
         }

@@ -7,14 +7,26 @@
 //! counter, and each number has to come once and in order, wherever the guest is.
 
 use crate::disks;
+use crate::faults;
 use crate::guest_log;
 use crate::machine::{Machine, System};
 use crate::session::{Session, says};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// What disk the guest has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Disk {
+    /// None.
+    None,
+    /// One that both machines see.
+    Shared,
+    /// Each machine has a disk of its own, and the guest's contents go along.
+    Own,
+}
 
 /// What is done.
 #[derive(Clone, Debug)]
@@ -27,8 +39,12 @@ pub struct Plan {
     pub load: u32,
     /// How the stream is packed: none, lz4 or zstd.
     pub compress: String,
-    /// Each machine has a disk of its own, and the guest's contents go along.
-    pub disks: bool,
+    /// Its vCPUs.
+    pub vcpus: u32,
+    /// Its disk.
+    pub disk: Disk,
+    /// What goes wrong before the trips.
+    pub faults: &'static [faults::Fault],
 }
 
 /// What tests do.
@@ -39,7 +55,9 @@ impl Default for Plan {
             memory: 96,
             load: 4,
             compress: "lz4".to_owned(),
-            disks: true,
+            vcpus: 1,
+            disk: Disk::Own,
+            faults: &[],
         }
     }
 }
@@ -58,7 +76,7 @@ struct Heard {
 
 /// Somebody who listens to the guest's counter.
 #[derive(Clone)]
-struct Client(Arc<Mutex<Heard>>);
+pub(crate) struct Client(Arc<Mutex<Heard>>);
 
 impl Client {
     /// Connects, by a port of this host that leads into the guest.
@@ -100,7 +118,7 @@ impl Client {
     }
 
     /// Waits until ten more numbers have come.
-    fn ten_more(&self, patience: Duration) -> Result<u64, String> {
+    pub(crate) fn ten_more(&self, patience: Duration) -> Result<u64, String> {
         let (begin, first) = (Instant::now(), self.heard().last);
         loop {
             let heard = self.heard();
@@ -148,10 +166,10 @@ fn number(json: &str, key: &str) -> u64 {
 }
 
 /// A machine: its number, the other's; its ends of the two wires.
-fn machine(number: u32, wire: [u16; 2], guests: &[String]) -> Result<Machine, String> {
+fn machine(number: u32, wire: [u16; 2], guests: &[String], memory: u32) -> Result<Machine, String> {
     let arguments = format!("quiet run=net,wire,control addr={number}");
     let mut machine = Machine::linux(System::Overcast, "domains", &arguments)?
-        .memory(1024)
+        .memory(u64::from(928 + memory))
         .cpus(2)
         .options("dom0_mem=512M dom0_disk=none");
     let [local, remote] = wire;
@@ -190,18 +208,37 @@ fn acquaint(hosts: &mut [Session; 2]) -> Result<(), String> {
             host.shell(&format!("echo '{line}' >>/tmp/other.pem"))?;
         }
         says(host, "overcast init --trust /tmp/other.pem", "is trusted")?;
-        host.shell("(overcast receive >/tmp/receive.log 2>&1 &)")?;
+        receive(host, "")?;
     }
     Ok(())
 }
 
-/// How many guests a machine has.
-fn guests(host: &mut Session, wanted: u32) -> Result<(), String> {
-    says(
-        host,
-        "overcast list --json | grep -c '\"id\"'",
-        &(wanted + 1).to_string(),
+/// Has a machine take guests; `fault` may be an `OVERCAST_FAULT=…` for the process that does.
+pub(crate) fn receive(host: &mut Session, fault: &str) -> Result<(), String> {
+    // Who fell to a fault has ended already.
+    host.shell("[ ! -e /tmp/receive.pid ] || kill $(cat /tmp/receive.pid) 2>/dev/null; true")?;
+    host.shell(&format!(
+        "({fault} overcast receive >/tmp/receive.log 2>&1 & echo $! >/tmp/receive.pid); \
+         {}",
+        until("grep -q 'waits for' /tmp/receive.log")
+    ))?;
+    Ok(())
+}
+
+/// A wait in Dom0's shell for a command that succeeds, not for ever.
+pub(crate) fn until(command: &str) -> String {
+    format!(
+        "n=0; until {command}; do sleep 0.2; n=$((n + 1)); [ $n -lt 1000 ] || break; done; {command}"
     )
+}
+
+/// How many guests a machine has: at once, or in the end.
+pub(crate) fn guests(host: &mut Session, wanted: u32) -> Result<(), String> {
+    let count = format!(
+        "[ $(overcast list --json | grep -c '\"id\"') = {} ]",
+        wanted + 1
+    );
+    host.shell(&until(&count)).map(|_| ())
 }
 
 /// Moves the guest once, and says how it went.
@@ -216,7 +253,11 @@ fn trip(hosts: &mut [Session; 2], from: usize, plan: &Plan, client: &Client) -> 
          grep '^  \"' /tmp/move; sed -n '/\"pause\"/,/}}/p' /tmp/move; grep -c '\"dirty\"' /tmp/move | sed 's/.*/\"count\": &/'",
         to + 1,
         plan.compress,
-        if plan.disks { " --with-disks" } else { "" },
+        if plan.disk == Disk::Own {
+            " --with-disks"
+        } else {
+            ""
+        },
     );
     let answer = hosts[from].shell(&command)?;
     if !answer.contains("\"downtime_ms\"") {
@@ -235,7 +276,7 @@ fn trip(hosts: &mut [Session; 2], from: usize, plan: &Plan, client: &Client) -> 
     let silence = client.heard().silence;
     guests(&mut hosts[from], 0)?;
     guests(&mut hosts[to], 1)?;
-    if plan.disks {
+    if plan.disk == Disk::Own {
         disk_is_right(&mut hosts[to])?;
         hosts.iter_mut().try_for_each(free_of_disks)?;
     }
@@ -331,15 +372,79 @@ fn disk(name: &str, pattern: impl Fn(u32) -> u8) -> Result<PathBuf, String> {
     Ok(path)
 }
 
+/// Two machines, a guest on one of them, and who listens to it.
+pub(crate) struct Pair {
+    /// The machines.
+    pub hosts: [Session; 2],
+    /// On which the guest is.
+    pub at: usize,
+    /// Who listens.
+    pub client: Client,
+    /// A port of this host, behind which the guest says what time it is.
+    state: u16,
+    /// How the stream is packed.
+    pub compress: String,
+}
+
+impl Pair {
+    /// The guest's clock (seconds since 1970), and how often it wrote to its disk.
+    fn state(&self) -> Result<(u64, u64), String> {
+        let ask = || -> Option<(u64, u64)> {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.state)).ok()?;
+            let patience = Some(Duration::from_secs(20));
+            stream.set_read_timeout(patience).ok()?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).ok()?;
+            let (time, count) = text.trim().split_once(' ')?;
+            Some((time.parse().ok()?, count.parse().ok()?))
+        };
+        let begin = Instant::now();
+        loop {
+            match ask() {
+                Some(state) => return Ok(state),
+                None if begin.elapsed() > self.hosts[0].patience => {
+                    return Err(
+                        self.hosts[self.at].failure("the guest does not say what time it is")
+                    );
+                }
+                None => std::thread::sleep(Duration::from_millis(200)),
+            }
+        }
+    }
+
+    /// The guest runs where it is said to be and nowhere else, with its devices and its clock
+    /// right.
+    pub(crate) fn is_well(&mut self, disk: bool) -> Result<(), String> {
+        guests(&mut self.hosts[self.at], 1)?;
+        guests(&mut self.hosts[1 - self.at], 0)?;
+        let patience = self.hosts[0].patience;
+        self.client.ten_more(patience)?;
+        let (time, first) = self.state()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_err(|e| e.to_string())?.as_secs();
+        if now.abs_diff(time) > 60 {
+            return Err(format!("the guest's clock says {time}, and it is {now}"));
+        }
+        let begin = Instant::now();
+        while disk && self.state()?.1 == first {
+            if begin.elapsed() > patience {
+                return Err("the guest's disk stands still".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A guest with a stock kernel goes from one machine to the other and back while it writes
-/// memory and counts to a client outside, who hears every number once and in order.
+/// memory and its disk and counts to a client outside, who hears every number once and in order;
+/// before that, what can go wrong on the way does.
 pub fn run(name: &str, plan: &Plan) -> Result<(), String> {
     let (one, two) = (udp_port()?, udp_port()?);
-    let (wire, entry) = (tcp_port()?, tcp_port()?);
+    let (wire, entry, state) = (tcp_port()?, tcp_port()?, tcp_port()?);
     let hub: Vec<String> = [
         format!(
             "user,id=u0,net=10.9.0.0/24,host=10.9.0.254,dns=10.9.0.253,restrict=on,\
-             hostfwd=tcp:127.0.0.1:{entry}-10.9.0.3:5000"
+             hostfwd=tcp:127.0.0.1:{entry}-10.9.0.3:5000,hostfwd=tcp:127.0.0.1:{state}-10.9.0.3:5001"
         ),
         format!("socket,id=s0,listen=127.0.0.1:{wire}"),
         "hubport,id=h0,hubid=0,netdev=u0".to_owned(),
@@ -354,27 +459,40 @@ pub fn run(name: &str, plan: &Plan) -> Result<(), String> {
         format!("socket,id=n1,connect=127.0.0.1:{wire}"),
     ];
     let (mut first, mut second) = (
-        machine(1, [one, two], &hub)?,
-        machine(2, [two, one], &other)?,
+        machine(1, [one, two], &hub, plan.memory)?,
+        machine(2, [two, one], &other, plan.memory)?,
     );
-    if plan.disks {
-        // Zeros in the third quarter; elsewhere nothing is the same on both.
-        let old = |n: u32| {
-            if n >> 21 == 3 {
-                0
-            } else {
-                (n / 3) as u8 ^ (n >> 13) as u8
+    match plan.disk {
+        Disk::None => {}
+        Disk::Shared => {
+            let image = disks::empty("trips.img", 8)?;
+            for machine in [&mut first, &mut second] {
+                let drive = format!(
+                    "file={},format=raw,if=virtio,file.locking=off",
+                    image.display()
+                );
+                machine.extra.extend(["-drive".to_owned(), drive]);
             }
-        };
-        let images = [
-            disk(&format!("{name}.img"), old)?,
-            disk(&format!("{name}-2.img"), |_| 0x5a)?,
-        ];
-        for (machine, image) in [&mut first, &mut second].into_iter().zip(images) {
-            machine.extra.extend([
-                "-drive".to_owned(),
-                format!("file={},format=raw,if=virtio", image.display()),
-            ]);
+        }
+        Disk::Own => {
+            // Zeros in the third quarter; elsewhere nothing is the same on both.
+            let old = |n: u32| {
+                if n >> 21 == 3 {
+                    0
+                } else {
+                    (n / 3) as u8 ^ (n >> 13) as u8
+                }
+            };
+            let images = [
+                disk(&format!("{name}.img"), old)?,
+                disk(&format!("{name}-2.img"), |_| 0x5a)?,
+            ];
+            for (machine, image) in [&mut first, &mut second].into_iter().zip(images) {
+                machine.extra.extend([
+                    "-drive".to_owned(),
+                    format!("file={},format=raw,if=virtio", image.display()),
+                ]);
+            }
         }
     }
     let first = Session::start(&first, name)?;
@@ -388,17 +506,22 @@ pub fn run(name: &str, plan: &Plan) -> Result<(), String> {
     }
     acquaint(&mut hosts)?;
     let make = format!(
-        "overcast create --name g --kernel /guest/vmlinuz --initrd /guest/initrd --memory {} \
-         --vif mac=00:16:3e:00:00:03,network=eth1 \
-         --cmdline 'console=hvc0 run=net,wire,{}serve addr=3 load={}' {}",
+        "overcast create --name g --kernel /guest/vmlinuz --initrd /guest/initrd --memory {} --vcpus {} \
+         --vif mac=00:16:3e:00:00:03,network=eth1 {} \
+         --cmdline 'console=hvc0 run=net,wire,{}serve addr=3 load={}'",
         plan.memory,
-        if plan.disks { "diskwork," } else { "" },
-        plan.load,
-        if plan.disks {
-            "--disk vda,start=1M,size=8M,xvda"
-        } else {
-            ""
+        plan.vcpus,
+        match plan.disk {
+            Disk::None => "",
+            Disk::Shared => "--disk vda,xvda,w",
+            Disk::Own => "--disk vda,start=1M,size=8M,xvda",
         },
+        match plan.disk {
+            Disk::None => "",
+            Disk::Shared => "disk,",
+            Disk::Own => "diskwork,",
+        },
+        plan.load
     );
     says(&mut hosts[0], &make, "g is domain")?;
     hosts[0].shell(
@@ -406,18 +529,35 @@ pub fn run(name: &str, plan: &Plan) -> Result<(), String> {
          [ $n -lt 280 ] || { tail -5 /var/log/overcast/g.log; false; break; }; done",
     )?;
     let client = Client::connect(entry)?;
-    if plan.disks {
+    if plan.disk == Disk::Own {
         given_up(&mut hosts)?;
     }
+    let mut pair = Pair {
+        hosts,
+        at: 0,
+        client,
+        state,
+        compress: plan.compress.clone(),
+    };
+    faults::run(&mut pair, plan)?;
+    let Pair {
+        mut hosts,
+        at,
+        client,
+        ..
+    } = pair;
     for _ in 0..plan.trips {
-        trip(&mut hosts, 0, plan, &client)?;
-        trip(&mut hosts, 1, plan, &client)?;
+        trip(&mut hosts, at, plan, &client)?;
+        trip(&mut hosts, 1 - at, plan, &client)?;
     }
     let last = client.ten_more(hosts[0].patience)?;
     println!("{name}: {last} numbers, every one once and in order");
     for host in &mut hosts {
         // What the guest said is looked at with the rest.
-        host.shell("cat /var/log/overcast/g.log")?;
+        let said = host.shell("cat /var/log/overcast/g.log")?;
+        if let Some(line) = said.lines().find(|line| line.contains("init: wrong")) {
+            return Err(format!("the guest says {line:?}"));
+        }
         host.send_line("poweroff -f")?;
     }
     for host in &mut hosts {

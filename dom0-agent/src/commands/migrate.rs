@@ -1,7 +1,6 @@
 //! Moving domains to other machines.
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use crate::migrate::handover::Source as State;
 use crate::migrate::incoming::Receiver;
 use crate::migrate::outgoing::{self, Move, Options};
 use crate::migrate::policy::Goals;
+use crate::migrate::recover;
 use crate::migrate::status::Status;
 use crate::migrate::tls::{DIRECTORY, Keys, PORT};
 use crate::store::Store;
@@ -45,7 +45,9 @@ pub fn init(args: &InitArgs) -> Result<()> {
 pub fn receive(args: &ReceiveArgs) -> Result<()> {
     // No use where domains cannot be made.
     let control = Control::open()?;
-    outgoing::recover(&control, &mut Store::open()?, false)?;
+    for why in recover::recover(&control, &mut Store::open()?, false)?.open {
+        eprintln!("overcast: {why}");
+    }
     let listen = match args.listen.contains(':') {
         true => args.listen.clone(),
         false => format!("{}:{PORT}", args.listen),
@@ -81,7 +83,7 @@ pub fn migrate(args: &MigrateArgs, json: bool) -> Result<()> {
         },
         patience: Duration::from_secs(args.suspend_timeout),
     };
-    let status = Move::new(&control, &mut store, info.id, options, &mut tell)?.run(&info)?;
+    let status = Move::new(&control, &mut store, &info, options, &mut tell)?.run(&info)?;
     drop(bar);
     if json {
         return print_json(&status);
@@ -122,8 +124,7 @@ fn chosen(domain: Option<&str>) -> Result<Vec<Status>> {
 }
 
 fn over(status: &Status) -> bool {
-    matches!(status.state, State::Stayed | State::Gone)
-        || !Path::new(&format!("/proc/{}", status.process)).exists()
+    status.over() || !status.process.alive()
 }
 
 /// `overcast migrate-status`
@@ -179,11 +180,14 @@ pub fn cancel(domain: &str) -> Result<()> {
 /// `overcast migrate-recover`
 pub fn recover(abandoned: bool, json: bool) -> Result<()> {
     let control = Control::open()?;
-    let changed = outgoing::recover(&control, &mut Store::open()?, abandoned)?;
-    if json {
-        return print_json(&changed);
+    let done = recover::recover(&control, &mut Store::open()?, abandoned)?;
+    for why in &done.open {
+        eprintln!("overcast: {why}");
     }
-    for status in changed {
+    if json {
+        return print_json(&done.moves);
+    }
+    for status in done.moves {
         let what = match status.state {
             State::Gone => "runs at the target",
             _ => "goes on here",

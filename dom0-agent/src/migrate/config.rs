@@ -15,6 +15,9 @@ use crate::control::{DomainInfo, Share};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
+/// Where libxl keeps what it knows of domains.
+const USERDATA: &str = "/var/lib/xen/userdata";
+
 /// A domain to be restored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Saved {
@@ -195,12 +198,7 @@ pub fn from_json(text: &str) -> Result<Saved> {
             spoofchk: nic["spoofchk"].as_bool().unwrap_or(true),
         });
     }
-    let event = |key: &str, otherwise| match root[key].as_str() {
-        Some("destroy") => Event::Destroy,
-        Some("restart" | "rename_restart" | "soft_reset") => Event::Restart,
-        Some("preserve") => Event::Preserve,
-        _ => otherwise,
-    };
+    let (on_poweroff, on_reboot, on_crash) = events(&root);
     let small = |value: &Value| value.as_u64().and_then(|value| u16::try_from(value).ok());
     let own = &root["overcast"];
     let seen = own["cpu_seen"].as_array().into_iter().flatten();
@@ -229,9 +227,9 @@ pub fn from_json(text: &str) -> Result<Saved> {
             cap: small(&build["sched_params"]["cap"]),
             disks,
             vifs,
-            on_poweroff: event("on_poweroff", Event::Destroy),
-            on_reboot: event("on_reboot", Event::Restart),
-            on_crash: event("on_crash", Event::Destroy),
+            on_poweroff,
+            on_reboot,
+            on_crash,
         },
     })
 }
@@ -286,7 +284,7 @@ pub fn of_domain(store: &mut Store, info: &DomainInfo, share: Share) -> Result<S
     // What is not in the store the daemon was told when it was made, or came.
     let known = crate::daemon::remembered(&info.uuid).map(|(config, _)| config);
     let known = known.as_ref();
-    let end = |event: fn(&DomainConfig) -> Event, otherwise| known.map_or(otherwise, event);
+    let (on_poweroff, on_reboot, on_crash) = actions(info, known);
     Ok(Saved {
         uuid: info.uuid.clone(),
         seen: Vec::new(),
@@ -308,11 +306,36 @@ pub fn of_domain(store: &mut Store, info: &DomainInfo, share: Share) -> Result<S
             cap: Some(share.cap),
             disks,
             vifs,
-            on_poweroff: end(|config| config.on_poweroff, Event::Destroy),
-            on_reboot: end(|config| config.on_reboot, Event::Restart),
-            on_crash: end(|config| config.on_crash, Event::Destroy),
+            on_poweroff,
+            on_reboot,
+            on_crash,
         },
     })
+}
+
+/// What is to be done when a domain powers off, reboots, crashes: as `overcast create` was told, or
+/// as libxl keeps it (`libxl__userdata_path`), or by default.
+fn actions(info: &DomainInfo, known: Option<&DomainConfig>) -> (Event, Event, Event) {
+    if let Some(config) = known {
+        return (config.on_poweroff, config.on_reboot, config.on_crash);
+    }
+    let path = format!("{USERDATA}-d.{}.{}.libxl-json", info.id, info.uuid);
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    // A zero is at its end.
+    match serde_json::from_str(text.trim_end_matches('\0')) {
+        Ok(root) => events(&root),
+        Err(_) => (Event::Destroy, Event::Restart, Event::Destroy),
+    }
+}
+
+/// What libxl's configuration says of them: it leaves out what is `destroy`.
+fn events(root: &Value) -> (Event, Event, Event) {
+    let event = |key: &str| match root[key].as_str() {
+        Some("restart" | "restart_rename" | "coredump_restart" | "soft_reset") => Event::Restart,
+        Some("preserve") => Event::Preserve,
+        _ => Event::Destroy,
+    };
+    (event("on_poweroff"), event("on_reboot"), event("on_crash"))
 }
 
 /// A domain's devices of a kind: number and the backend's directory, in order.
@@ -361,6 +384,9 @@ mod tests {
         assert!(!config.disks[0].read_only);
         assert_eq!(config.vifs[0].network, "eth0");
         assert_eq!(config.on_crash, Event::Preserve);
+        assert_eq!(config.on_reboot, Event::Restart);
+        // libxl leaves out what is so by its own default.
+        assert_eq!(config.on_poweroff, Event::Destroy);
         assert_eq!(config.weight, Some(300));
     }
 
@@ -374,6 +400,14 @@ mod tests {
         saved.config.tsc_mode = TscMode::Native;
         saved.config.vifs[0].spoofchk = false;
         assert_eq!(from_json(&to_json(&saved)).expect("our own"), saved);
+    }
+
+    #[test]
+    fn what_is_left_out_is_destroyed() {
+        let text = r#"{"c_info": {"name": "a", "uuid": "01234567-89ab-cdef-0123-456789abcdef"},
+            "b_info": {"max_memkb": 4096}}"#;
+        let config = from_json(text).expect("a configuration").config;
+        assert_eq!(config.on_reboot, Event::Destroy);
     }
 
     #[test]

@@ -10,9 +10,12 @@ use overcast_core::cpuid::FeatureSet;
 use serde::Serialize;
 
 use super::config::{self, Saved};
+use super::fault::{self, Point};
 use super::guest::{Arriving, Leaving};
 use super::outgoing::was_interrupted;
-use super::suspend::{resume, suspend};
+use super::recover::now;
+use super::status::{Saving, claim};
+use super::suspend::{check_up, let_go_on, suspend};
 use crate::build::{self, Progress, Rings, Shell, nodes};
 use crate::config::domain::parse_uuid;
 use crate::control::{Control, DomainInfo};
@@ -71,27 +74,33 @@ pub fn save(
     manner: Manner,
     progress: Progress<'_>,
 ) -> Result<SaveReport> {
+    let _claim = claim(&info.uuid)?;
+    check_up(control, info.id)?;
     let mut saved = config::of_domain(store, info, control.share(info.id)?)?;
     let seen = cpu::seen(control, store, info.id, &saved.uuid)?;
     saved.seen = cpu::names_of(&seen.visible);
+    let guest = Leaving::new(control, info.id)?;
     let partial = partial(path);
     let file = File::create(&partial).map_err(|error| named(&partial, error))?;
+    progress("waiting for the guest to suspend", 0, 0);
+    let asked = Saving {
+        domain: info.id,
+        uuid: info.uuid.clone(),
+        asked: now(),
+    };
+    asked
+        .write()
+        .inspect_err(|_| drop(fs::remove_file(&partial)))?;
     let result = (|| {
-        let guest = Leaving::new(control, info.id)?;
-        progress("waiting for the guest to suspend", 0, 0);
         let suspended = suspend(control, store, info.id, manner.patience)?;
+        fault::at(Point::SaveSuspended);
         let begin = Instant::now();
-        let written = write(guest, &saved, file, manner.channel, progress)
-            .and_then(|written| {
-                fs::rename(&partial, path).map_err(|error| named(path, error))?;
-                Ok(written)
-            })
-            .inspect_err(|_| go_on_after_all(control, store, info.id))?;
-        if manner.go_on {
-            resume(control, store, info.id)?;
-        } else {
+        let written = write(guest, &saved, file, manner.channel, progress)?;
+        fs::rename(&partial, path).map_err(|error| named(path, error))?;
+        if !manner.go_on {
             progress("taking the domain away", 0, 0);
             build::remove(control, store, info.id)?;
+            asked.forget();
         }
         Ok(SaveReport {
             name: saved.config.name.clone(),
@@ -107,14 +116,20 @@ pub fn save(
     if result.is_err() {
         let _ = fs::remove_file(&partial);
     }
-    result
-}
-
-/// The guest goes on where it was, because it could not be saved.
-pub fn go_on_after_all(control: &Control, store: &mut Store, domain: u16) {
-    if let Err(error) = resume(control, store, domain) {
-        eprintln!("overcast: domain {domain} is suspended and cannot go on: {error}");
+    if result.is_err() || manner.go_on {
+        match let_go_on(control, store, info.id, manner.patience) {
+            Ok(true) => asked.forget(),
+            Ok(false) => eprintln!(
+                "overcast: domain {} began to suspend and is not done; `overcast migrate-recover` lets it go on then",
+                info.id
+            ),
+            Err(error) => eprintln!(
+                "overcast: domain {} is suspended and cannot go on: {error}",
+                info.id
+            ),
+        }
     }
+    result
 }
 
 /// Writes a suspended guest; bytes and pages.
@@ -191,7 +206,7 @@ pub fn restore(
             .map_err(|why| Error::Usage(format!("name: {why}")))?;
         name.clone_into(&mut saved.config.name);
     }
-    check(control, store, &saved)?;
+    check(control, store, &saved, saved.config.memory_kib)?;
     let mut new = Incoming::make(control, store, &saved)?.forced(force_cpu);
     new.seen = cpu::set_of(&saved.seen);
     let finished = (|| {
@@ -222,8 +237,8 @@ pub fn restore(
     }
 }
 
-/// Whether this machine can take a domain: its name is free, there is memory.
-pub fn check(control: &Control, store: &mut Store, saved: &Saved) -> Result<()> {
+/// Whether this machine can take a domain: its name is free, and so is memory (`wanted`, KiB).
+pub fn check(control: &Control, store: &mut Store, saved: &Saved, wanted: u64) -> Result<()> {
     for info in control.domains()? {
         if store.domain_name(info.id)?.as_deref() == Some(saved.config.name.as_str()) {
             return Err(Error::Usage(format!(
@@ -233,11 +248,8 @@ pub fn check(control: &Control, store: &mut Store, saved: &Saved) -> Result<()> 
         }
     }
     let free = control.host()?.free_memory_kib;
-    match free < saved.config.memory_kib {
-        true => Err(Error::Memory {
-            wanted: saved.config.memory_kib,
-            free,
-        }),
+    match free < wanted {
+        true => Err(Error::Memory { wanted, free }),
         false => Ok(()),
     }
 }

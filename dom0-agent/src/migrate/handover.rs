@@ -2,15 +2,20 @@
 //! what happens.
 //!
 //! ```text
-//!   source                                    target
-//!   Running ── Offer ───────────────────────▶ checks; Accept or Refuse
-//!     │     ── pages, rounds ───────────────▶ Receiving
-//!   Suspended ─ the rest, Finished ─────────▶ Receiving
-//!     │     ◀── Ready ──────────────────────  Ready: all there, paused
-//!   ─ ─ ─ ─ ─ until here the source resumes its guest on any failure ─ ─ ─ ─ ─
-//!   Doubt (written down) ── Commit ─────────▶ Running (written down): the commit point
-//!     │     ◀── Running ────────────────────
-//!   Gone: takes its guest away
+//!   source                                      target
+//!   Running ─── Offer ────────────────────────▶ checks; Accept or Refuse
+//!     │     ◀── Accept ───────────────────────  Receiving (written down)
+//!     │     ─── pages, rounds ────────────────▶
+//!   asks its guest to suspend (written down)
+//!   Suspended ─ the rest, Finished ───────────▶
+//!     │     ◀── Ready ────────────────────────  Ready: all there, with its devices, paused
+//!   ─ ─ ─ ─ ─ until here the source lets its guest go on after any failure ─ ─ ─ ─ ─
+//!   Doubt (written down) ─ Commit ────────────▶ Running (written down): the commit point
+//!     │     ◀── Running ──────────────────────  lets it run
+//!   takes its guest away, then Gone (written down)
+//!
+//!   Doubt ───── Ask, on new connections ──────▶ Ready and Running: as after Commit
+//!     │     ◀── Running, Gone ────────────────  Receiving: takes it away, Gone
 //! ```
 //!
 //! # Invariants
@@ -23,13 +28,17 @@
 //!    `Running` or `Gone`. A target that loses the link before `Commit` arrives decides
 //!    `Gone`. So a source in doubt learns the answer as soon as it reaches the target: it asks
 //!    until then, however long that takes; its guest rests meanwhile.
-//! 3. Each end writes down, before it acts on it, what it must not forget: the source that it
-//!    is in doubt, the target that it runs the guest. A restart goes on from there.
+//! 3. Each end writes down, before it acts on it, what it must not forget: the source that it asks
+//!    its guest to suspend, slows it down, is in doubt; the target that it makes a domain, that it
+//!    runs the guest. Whoever finds that written down by a process that is no more goes on from
+//!    there ([`super::recover`]).
+//! 4. Only who had the guest can say `Gone`: a host that does not know the move is believed only if
+//!    its records are those of the host that accepted it ([`super::status::host`]).
 //!
 //! Only one thing cannot be decided by machines: a target that is lost for ever in the moment
 //! between `Commit` and its answer. Then the source's guest stays suspended, with everything that
 //! belongs to it, until somebody who knows that the target is dead says so (`overcast
-//! migrate --abandoned`).
+//! migrate-recover --abandoned`).
 
 use serde::{Deserialize, Serialize};
 
@@ -179,10 +188,9 @@ impl Target {
                 (self, Nothing)
             }
             (Self::Receiving | Self::Ready, _) => (Self::Gone, Remove),
-            (Self::Running, TargetEvent::Restarted) => (self, Run),
-            (Self::Running, TargetEvent::Heard(ToTarget::Commit | ToTarget::Ask)) => {
-                (self, Send(ToSource::Running))
-            }
+            // What it was told it does, however far it came the first time.
+            (Self::Running, TargetEvent::Restarted)
+            | (Self::Running, TargetEvent::Heard(ToTarget::Commit | ToTarget::Ask)) => (self, Run),
             (Self::Gone, TargetEvent::Heard(ToTarget::Commit | ToTarget::Ask)) => {
                 (self, Send(ToSource::Gone))
             }

@@ -1,4 +1,7 @@
 //! The target's end of moves: `overcast receive`.
+//!
+//! What is known of a domain that came is in this process, on disk ([`Arrival`]), and in the store
+//! ([`MARK`]), which outlives Dom0: who finds it in any of them to run here, says so.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,13 +17,14 @@ use super::config::{self, Saved};
 use super::disks;
 use super::disks::device::Attached;
 use super::disks::target::{self, Expected};
+use super::fault::{self, Point};
 use super::file::{Incoming, check};
-use super::handover::{Target as State, TargetAction, TargetEvent, ToTarget};
+use super::handover::{Target as State, TargetAction, TargetEvent, ToSource, ToTarget};
 use super::lanes::{self, Inlet};
-use super::status::Arrival;
+use super::status::{self, Arrival, Process};
 use super::tls::{Channel, Keys};
 use super::wire::{self, FromSource, FromTarget, Hello, Offer, StreamReader};
-use crate::control::Control;
+use crate::control::{Control, DomainInfo};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::store::Store;
@@ -33,6 +37,15 @@ const SILENCE: Duration = Duration::from_secs(60);
 const READY: Duration = Duration::from_secs(120);
 /// How often it is looked whether the word came on another connection.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long somebody may take to say who it is.
+const GREETING: Duration = Duration::from_secs(10);
+/// After a connection that could not be taken.
+const PAUSE: Duration = Duration::from_millis(200);
+/// In a domain's directory `/libxl/N`: the number of the move by which it came, and whether it was
+/// told to run ([`RECEIVING`], [`RUNNING`]).
+const MARK: &str = "overcast-move";
+const RECEIVING: &str = "receiving";
+const RUNNING: &str = "running";
 /// How long the source's connections for the stream may take to come.
 const JOIN: Duration = Duration::from_secs(30);
 /// How long a source that cut the stream may take to say why.
@@ -71,6 +84,7 @@ impl Receiver {
         };
         let listener = TcpListener::bind(listen)
             .map_err(|error| Error::Usage(format!("{listen}: {error}")))?;
+        println!("waits for domains at {listen}");
         Ok(Self {
             listener,
             tls,
@@ -82,12 +96,8 @@ impl Receiver {
     /// Takes domains for ever, or one if `once`.
     pub fn run(self, once: bool) -> Result<()> {
         let (tell, came) = mpsc::channel();
-        thread::spawn(move || {
-            let error = self.accept(&tell);
-            let _ = tell.send(Err(error));
-        });
-        for arrival in came {
-            let (arrival, from) = arrival?;
+        thread::spawn(move || self.accept(&tell));
+        for (arrival, from) in came {
             println!(
                 "{} came from {from} and is domain {}",
                 arrival.name, arrival.domain
@@ -99,13 +109,18 @@ impl Receiver {
         Ok(())
     }
 
-    /// Takes connections, until that fails, and tells of the domains that came.
-    fn accept(&self, tell: &Sender<Result<(Arrival, SocketAddr)>>) -> Error {
+    /// Takes connections for ever, and tells of the domains that came.
+    fn accept(&self, tell: &Sender<(Arrival, SocketAddr)>) {
         let active = Arc::new(());
         loop {
             let (stream, from) = match self.listener.accept() {
                 Ok(accepted) => accepted,
-                Err(error) => return error.into(),
+                // It was gone again, or too many files are open for the moment.
+                Err(error) => {
+                    eprintln!("overcast: a connection that could not be taken: {error}");
+                    thread::sleep(PAUSE);
+                    continue;
+                }
             };
             if Arc::strong_count(&active) > CONNECTIONS {
                 continue;
@@ -117,7 +132,7 @@ impl Receiver {
                 let _active = active;
                 match serve(stream, tls.as_ref(), &moves, &disks) {
                     // Nobody listens: the one that was wanted came.
-                    Ok(Some(arrival)) => drop(tell.send(Ok((arrival, from)))),
+                    Ok(Some(arrival)) => drop(tell.send((arrival, from))),
                     Ok(None) => {}
                     Err(error) => eprintln!("overcast: from {from}: {error}"),
                 }
@@ -126,23 +141,80 @@ impl Receiver {
     }
 }
 
-/// Takes away what a process left that is no more: guests that were never told to run. Those
-/// that were, run.
-fn sweep(control: &Control, store: &mut Store) -> Result<()> {
-    for mut arrival in Arrival::all()? {
-        let alive = std::path::Path::new(&format!("/proc/{}", arrival.process)).exists();
-        if alive || matches!(arrival.state, State::Running | State::Gone) {
-            continue;
+fn mark_path(domain: u16) -> String {
+    format!("/libxl/{domain}/{MARK}")
+}
+
+/// Marks a domain.
+fn mark(store: &mut Store, arrival: &Arrival, state: &str) -> Result<()> {
+    let value = format!("{} {state}", arrival.id);
+    store.write(&mark_path(arrival.domain), value.as_bytes())
+}
+
+/// All domains that came and their marks: number of the move, and state.
+fn marked(control: &Control, store: &mut Store) -> Result<Vec<(DomainInfo, String, String)>> {
+    let mut found = Vec::new();
+    for info in control.domains()? {
+        if let Some(mark) = store.read_text(&mark_path(info.id))?
+            && let Some((id, state)) = mark.split_once(' ')
+        {
+            found.push((info, id.to_owned(), state.to_owned()));
         }
-        // Its number may be another domain's by now.
-        if store.domain_name(arrival.domain)?.as_deref() == Some(arrival.name.as_str()) {
-            step(&mut arrival, TargetEvent::Failed)?;
-        } else if control.domain_info(arrival.domain).is_err() {
-            arrival.state = State::Gone;
-            arrival.write()?;
+    }
+    Ok(found)
+}
+
+/// Whether it is one that its process left undecided.
+pub fn left(arrival: &Arrival) -> bool {
+    !matches!(arrival.state, State::Running | State::Gone) && !arrival.process.alive()
+}
+
+/// Takes away what processes left that are no more: guests that were never told to run. Those
+/// that were, run.
+pub fn sweep(control: &Control, store: &mut Store) -> Result<()> {
+    for mut arrival in Arrival::all()?.into_iter().filter(left) {
+        give_up(control, store, &mut arrival)?;
+    }
+    // Records may be lost, with Dom0's memory.
+    for (info, id, state) in marked(control, store)? {
+        if state == RECEIVING && Arrival::find(&id)?.is_none() {
+            forget(control, store, &info, &id)?;
         }
     }
     Ok(())
+}
+
+/// A domain that is marked as received, and of which there is no record any more.
+fn forget(control: &Control, store: &mut Store, info: &DomainInfo, id: &str) -> Result<()> {
+    let mut arrival = Arrival {
+        id: id.to_owned(),
+        name: store.domain_name(info.id)?.unwrap_or_default(),
+        domain: info.id,
+        uuid: info.uuid.clone(),
+        state: State::Receiving,
+        from: String::new(),
+        process: Process::this(),
+    };
+    give_up(control, store, &mut arrival)
+}
+
+/// A domain that was never told to run is taken away, if it is still the one that was meant, and
+/// that is written down.
+fn give_up(control: &Control, store: &mut Store, arrival: &mut Arrival) -> Result<()> {
+    let there = control
+        .domains()?
+        .into_iter()
+        .any(|info| info.id == arrival.domain && info.uuid == arrival.uuid && info.paused);
+    let mark = store.read_text(&mark_path(arrival.domain))?;
+    if there && mark == Some(format!("{} {RUNNING}", arrival.id)) {
+        // It was told, but that could not be written down.
+        return Ok(());
+    }
+    if there {
+        crate::build::remove(control, store, arrival.domain)?;
+    }
+    arrival.state = State::Gone;
+    arrival.write()
 }
 
 fn lock(moves: &Moves) -> MutexGuard<'_, Known> {
@@ -158,9 +230,14 @@ fn serve(
     disks: &Expected,
 ) -> Result<Option<Arrival>> {
     let mut channel = Channel::accept(stream, tls)?;
-    channel.set_patience(Some(SILENCE))?;
+    channel.set_patience(Some(GREETING))?;
     let hello: Hello = wire::receive(&mut channel)?;
-    wire::send(&mut channel, &Hello::ours())?;
+    channel.set_patience(Some(SILENCE))?;
+    let ours = Hello {
+        host: status::host().unwrap_or_default(),
+        ..Hello::ours()
+    };
+    wire::send(&mut channel, &ours)?;
     hello.version()?;
     match wire::receive(&mut channel)? {
         FromSource::Offer(offer) => take(channel, &offer, moves, disks),
@@ -229,17 +306,52 @@ fn answer(id: &str, moves: &Moves) -> Result<FromTarget> {
         });
     }
     drop(moves);
-    match Arrival::find(id)? {
-        Some(mut arrival) if arrival.state == State::Running => {
+    let (control, mut store) = (Control::open()?, Store::open()?);
+    let marked = marked(&control, &mut store)?
+        .into_iter()
+        .find(|(_, marked, _)| marked == id);
+    let told = marked.as_ref().filter(|(.., state)| state == RUNNING);
+    match (Arrival::find(id)?, told) {
+        (Some(mut arrival), _) if arrival.state == State::Running => {
             // This process may be a new one, and the old one have come no further.
             step(&mut arrival, TargetEvent::Restarted)?;
             Ok(FromTarget::Running {
                 domain: arrival.domain,
             })
         }
-        _ => Ok(FromTarget::Gone {
-            why: "there is no such domain".into(),
-        }),
+        (_, Some((info, ..))) => {
+            let_run(&control, info.id, &info.uuid)?;
+            Ok(FromTarget::Running { domain: info.id })
+        }
+        (Some(arrival), None) if arrival.state != State::Gone && arrival.process.alive() => Err(
+            Error::Peer("another process here takes that domain, and is to be asked".into()),
+        ),
+        (Some(mut arrival), None) => {
+            if arrival.state != State::Gone {
+                give_up(&control, &mut store, &mut arrival)?;
+            }
+            Ok(FromTarget::Gone {
+                why: "it was given up".into(),
+            })
+        }
+        (None, None) => {
+            if let Some((info, ..)) = &marked {
+                forget(&control, &mut store, info, id)?;
+            }
+            Ok(FromTarget::Unknown)
+        }
+    }
+}
+
+/// Lets a domain run that was told to, unless it does.
+fn let_run(control: &Control, domain: u16, uuid: &str) -> Result<()> {
+    let waits = control
+        .domains()?
+        .iter()
+        .any(|info| info.id == domain && info.uuid == uuid && info.paused);
+    match waits {
+        true => control.unpause(domain),
+        false => Ok(()),
     }
 }
 
@@ -251,32 +363,38 @@ fn step(arrival: &mut Arrival, event: TargetEvent) -> Result<Option<FromTarget>>
         TargetAction::Send(message) => {
             arrival.state = state;
             return Ok(Some(match message {
-                super::handover::ToSource::Ready => FromTarget::Ready {
+                ToSource::Ready => FromTarget::Ready {
                     finish_ms: 0,
                     devices_ms: 0,
                 },
-                super::handover::ToSource::Running => FromTarget::Running {
+                ToSource::Running => FromTarget::Running {
                     domain: arrival.domain,
                 },
-                super::handover::ToSource::Gone => FromTarget::Gone {
+                ToSource::Gone => FromTarget::Gone {
                     why: "it was given up".into(),
                 },
             }));
         }
         TargetAction::Run => {
-            let mut new = arrival.clone();
-            new.state = state;
-            // The commit point: once this is on disk, it runs here.
-            new.write()?;
-            *arrival = new;
-            let control = Control::open()?;
-            let paused = control
-                .domains()?
-                .iter()
-                .any(|info| info.id == arrival.domain && info.paused);
-            if paused {
-                control.unpause(arrival.domain)?;
+            let (control, mut store) = (Control::open()?, Store::open()?);
+            if arrival.state != state {
+                fault::at(Point::TargetCommit);
+                let mut new = arrival.clone();
+                new.state = state;
+                // The commit point: once this is on disk, it runs here.
+                if let Err(error) = new.write() {
+                    eprintln!("overcast: {}: {error}", arrival.name);
+                    return step(arrival, TargetEvent::Failed);
+                }
+                *arrival = new;
             }
+            // For a Dom0 that loses the disk's word.
+            if let Err(error) = mark(&mut store, arrival, RUNNING) {
+                eprintln!("overcast: {}: {error}", arrival.name);
+            }
+            fault::at(Point::TargetWritten);
+            let_run(&control, arrival.domain, &arrival.uuid)?;
+            fault::at(Point::TargetRunning);
             return Ok(Some(FromTarget::Running {
                 domain: arrival.domain,
             }));
@@ -302,14 +420,27 @@ fn prepare(
     control: &Control,
     store: &mut Store,
     offer: &Offer,
+    moves: &Moves,
 ) -> std::result::Result<(Saved, Incoming, Vec<Attached>), Vec<String>> {
     let mut reasons = Vec::new();
     let saved = match config::from_json(&offer.config) {
         Ok(saved) => saved,
         Err(error) => return Err(vec![error.to_string()]),
     };
-    if let Err(error) = check(control, store, &saved) {
+    let wanted = offer.memory_kib.max(saved.config.memory_kib);
+    if let Err(error) = check(control, store, &saved, wanted) {
         reasons.push(error.to_string());
+    }
+    // Those that are under way have no name in the store yet.
+    let comes = lock(moves).arrivals.values().any(|arrival| {
+        matches!(arrival.state, State::Receiving | State::Ready)
+            && arrival.name == saved.config.name
+    });
+    if comes {
+        reasons.push(format!(
+            "\"{}\" is on its way here already",
+            saved.config.name
+        ));
     }
     let policy = CpuPolicy {
         leaves: offer
@@ -377,7 +508,7 @@ fn take(
     let known = lock(moves).arrivals.contains_key(&offer.id) || Arrival::find(&offer.id)?.is_some();
     let prepared = match known {
         true => Err(vec!["a move of this number was here already".to_owned()]),
-        false => prepare(&control, &mut store, offer),
+        false => prepare(&control, &mut store, offer, moves),
     };
     let (mut saved, mut new, disks) = match prepared {
         Ok(prepared) => prepared,
@@ -401,26 +532,30 @@ fn take(
         id: offer.id.clone(),
         name: saved.config.name.clone(),
         domain: new.domain(),
+        uuid: saved.uuid.clone(),
         state: State::Receiving,
         from: channel.peer(),
-        process: std::process::id(),
+        process: Process::this(),
     };
-    if let Err(error) = arrival.write() {
+    let written = mark(&mut store, &arrival, RECEIVING).and_then(|()| arrival.write());
+    if let Err(error) = written {
         new.remove(&control, &mut store);
         return Err(error);
     }
     let (waiting, came) = mpsc::channel();
     {
         let mut moves = lock(moves);
-        moves.arrivals.insert(offer.id.clone(), arrival);
+        moves.arrivals.insert(offer.id.clone(), arrival.clone());
         moves.waiting.insert(offer.id.clone(), waiting);
     }
     let disks = (!disks.is_empty()).then(|| expected.expect(&offer.id, disks));
     // Dom0 lets them go at the end: the guest does not wait for that.
     let mut filled = None;
     let mut times = (Duration::ZERO, Duration::ZERO);
-    let received = wire::send(&mut channel, &FromTarget::Accept { streams })
-        .and_then(|()| joined(&came, streams));
+    let received = wire::send(&mut channel, &FromTarget::Accept { streams }).and_then(|()| {
+        fault::at(Point::TargetOffer);
+        joined(&came, streams)
+    });
     lock(moves).waiting.remove(&offer.id);
     let received = received.and_then(|lanes| {
         let mut caught = || {
@@ -431,15 +566,22 @@ fn take(
         };
         // While the guest still runs at the source: it takes long, and may fail.
         new.prepare(&mut store, &saved)?;
+        // It has made the domain's nodes anew.
+        mark(&mut store, &arrival, RECEIVING)?;
         cpu::remember(&mut store, &saved.uuid, &cpu::set_of(&saved.seen))?;
         let mut stream = StreamReader::of(Inlet::new(lanes, &mut caught));
-        (_, times.0) = new.receive(&control, &mut stream, &mut |_, _, _| {})?;
+        (_, times.0) = new.receive(&control, &mut stream, &mut |_, pages, _| {
+            if pages != 0 {
+                fault::at(Point::TargetPage);
+            }
+        })?;
         stream.finish()?;
         filled = disks.as_ref().map(|disks| disks.wait()).transpose()?;
         let begin = Instant::now();
         new.introduce(&mut store)?;
         times.1 = begin.elapsed();
         new.remember(&control, &mut saved);
+        fault::at(Point::TargetComplete);
         Ok(())
     });
     let received = received.map_err(|error| why(error, &mut channel));
@@ -464,6 +606,7 @@ fn take(
         let _ = wire::send(&mut channel, answer);
     }
     received?;
+    fault::at(Point::TargetReady);
     wait_for_word(&mut channel, &offer.id, moves)
 }
 

@@ -7,11 +7,12 @@
 //! A move to another machine has two ends, [`outgoing`] and [`incoming`]. [`handover`] is the
 //! protocol's core: who runs the guest when; read it first. [`wire`] has the messages and frames,
 //! [`lanes`] sends a stream over several connections, [`tls`] is a connection, [`policy`] decides
-//! when to suspend the guest, [`status`] is what is written down. [`disks`] is how a guest's disks
-//! come along.
+//! when to suspend the guest, [`status`] is what is written down, [`disks`] is how a guest's disks
+//! come along, [`recover`] takes up what processes left, [`fault`] has them end on purpose.
 
 pub mod config;
 pub mod disks;
+pub mod fault;
 pub mod file;
 pub mod guest;
 pub mod handover;
@@ -20,6 +21,7 @@ pub mod lanes;
 pub mod outgoing;
 pub mod pace;
 pub mod policy;
+pub mod recover;
 pub mod status;
 pub mod suspend;
 pub mod tls;

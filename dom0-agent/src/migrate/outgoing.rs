@@ -17,13 +17,15 @@ use xen_abi::errno;
 use super::config;
 use super::disks;
 use super::disks::source::{Mirror, Plan};
+use super::fault::{self, Point};
 use super::guest::Leaving;
 use super::handover::{Source as State, SourceAction, SourceEvent, ToSource};
 use super::lanes::{self, Outlet};
 use super::pace::Pace;
 use super::policy::{self, Goals, Next};
-use super::status::{Pause, Round, Status};
-use super::suspend::{resume, suspend};
+use super::recover::now;
+use super::status::{Claim, Pause, Process, Round, Status, claim};
+use super::suspend::{check_up, let_go_on, suspend};
 use super::tls::{Channel, Keys};
 use super::wire::{self, Compression, FromSource, FromTarget, Hello, Offer};
 use crate::build;
@@ -109,13 +111,13 @@ pub struct Move<'a> {
     fixed: Duration,
     /// When it was asked to suspend.
     asked_at: Option<Instant>,
-    suspended_at: Option<Instant>,
     logging: bool,
     /// What keeps it to the bandwidth that was given.
     pace: Arc<Pace>,
     /// Its disks, as long as they are copied.
     mirror: Option<Mirror>,
-    share: Option<Share>,
+    /// Nobody else saves or moves it meanwhile.
+    _claim: Claim,
     /// vCPUs of the guest.
     vcpus: u32,
     written: Instant,
@@ -143,10 +145,13 @@ fn connect(host: &str, plain: bool) -> Result<(Channel, Hello)> {
 
 impl<'a> Move<'a> {
     /// Of a domain; `tell` is told how it goes, with pages done of pages.
+    ///
+    /// # Errors
+    /// `Usage` if it is being saved or moved already.
     pub fn new(
         control: &'a Control,
         store: &'a mut Store,
-        domain: u16,
+        info: &DomainInfo,
         options: Options,
         tell: &'a mut dyn FnMut(&Status, u64, u64),
     ) -> Result<Self> {
@@ -156,11 +161,15 @@ impl<'a> Move<'a> {
             status: Status {
                 id,
                 name: String::new(),
-                domain,
+                domain: info.id,
+                uuid: info.uuid.clone(),
                 host: options.host.clone(),
+                target: String::new(),
                 plain: options.plain,
-                process: std::process::id(),
+                process: Process::this(),
                 state: State::Running,
+                asked: None,
+                share: None,
                 message: "connecting".into(),
                 live: false,
                 rounds: Vec::new(),
@@ -180,16 +189,15 @@ impl<'a> Move<'a> {
             },
             control,
             store,
-            domain,
+            domain: info.id,
             pace: Arc::new(Pace::new(options.bandwidth)),
             mirror: None,
             options,
             begin: Instant::now(),
             fixed: policy::FIXED,
             asked_at: None,
-            suspended_at: None,
             logging: false,
-            share: None,
+            _claim: claim(&info.uuid)?,
             vcpus: 1,
             written: Instant::now(),
             tell,
@@ -223,49 +231,63 @@ impl<'a> Move<'a> {
         let result = self.attempt(info);
         self.tidy();
         self.status.total_ms = milliseconds(self.begin.elapsed());
-        match result {
-            Ok(()) => {
-                self.status.message = match self.options.dry_run {
-                    true => "it could be moved".into(),
-                    false => "done".into(),
-                };
-                let _ = self.status.write(true);
-                self.status.clear_cancel();
-                Ok(self.status)
-            }
-            Err(error) => {
-                let (state, action) = match self.status.state {
-                    // `attempt` has decided already.
-                    state @ (State::Stayed | State::Gone | State::Doubt) => {
-                        (state, SourceAction::Nothing)
-                    }
-                    state => state.on(SourceEvent::Failed),
-                };
-                self.status.state = state;
-                self.act(action)?;
-                self.status.message = error.to_string();
-                let _ = self.status.write(true);
-                self.status.clear_cancel();
-                Err(error)
-            }
+        let stayed = match result {
+            Ok(()) => Ok(()),
+            Err(_) => self.stay(),
+        };
+        self.status.message = match &result {
+            Ok(()) if self.options.dry_run => "it could be moved".into(),
+            Ok(()) => "done".into(),
+            Err(error) => error.to_string(),
+        };
+        let _ = self.status.write(true);
+        self.status.clear_cancel();
+        if let Err(error) = &stayed {
+            eprintln!("overcast: {}: {error}", self.status.name);
         }
+        result.and(stayed)?;
+        Ok(self.status)
+    }
+
+    /// Something failed: unless the target decides, the guest goes on, before anybody is told.
+    /// Nothing happens if that is done already.
+    fn stay(&mut self) -> Result<()> {
+        if self.status.state == State::Doubt {
+            return Ok(());
+        }
+        self.tidy();
+        let (state, action) = self.status.state.on(SourceEvent::Failed);
+        self.status.state = state;
+        self.act(action)
     }
 
     /// What is to be done with the guest here.
     fn act(&mut self, action: SourceAction) -> Result<()> {
         match action {
-            SourceAction::Resume if self.suspended_at.is_some() => {
-                self.suspended_at = None;
-                resume(self.control, self.store, self.domain)
+            SourceAction::Resume if self.status.asked.is_some() => {
+                let goes_on =
+                    let_go_on(self.control, self.store, self.domain, self.options.patience)?;
+                if !goes_on {
+                    return Err(Error::Timeout(
+                        "the domain began to suspend, and is not done; `overcast migrate-recover` lets it go on then"
+                            .into(),
+                    ));
+                }
+                self.status.asked = None;
+                Ok(())
             }
-            SourceAction::Remove => build::remove(self.control, self.store, self.domain),
+            SourceAction::Remove => {
+                build::remove(self.control, self.store, self.domain)?;
+                self.status.asked = None;
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
 
     /// Undoes what was set for the time of the move.
     fn tidy(&mut self) {
-        if let Some(share) = self.share.take() {
+        if let Some(share) = self.status.share.take() {
             // The domain may be gone.
             let _ = self.control.set_share(self.domain, share);
         }
@@ -296,6 +318,7 @@ impl<'a> Move<'a> {
         if disks.is_some() && !target.features.iter().any(|it| it == disks::FEATURE) {
             return Err(peer(format!("it ({}) takes no disks", target.software)));
         }
+        self.status.target = target.host;
         self.report("asking the target", 0, 0);
         let asked = Instant::now();
         wire::send(
@@ -328,9 +351,16 @@ impl<'a> Move<'a> {
         if self.options.dry_run {
             return Ok(());
         }
-        let sent = self.send_all(&mut channel, streams, prepared, disks.as_ref());
-        let lanes = sent.map_err(|error| given_up(error, &mut channel))?;
-        self.hand_over(channel, lanes)
+        fault::at(Point::SourceOffer);
+        match self.send_all(&mut channel, streams, prepared, disks.as_ref()) {
+            Ok(lanes) => self.hand_over(channel, lanes),
+            Err(error) => {
+                let stayed = self.stay();
+                let error = given_up(error, &mut channel);
+                stayed?;
+                Err(error)
+            }
+        }
     }
 
     /// Makes the connections of the stream.
@@ -443,10 +473,15 @@ impl<'a> Move<'a> {
             let answers = answer.saturating_mul(2);
             policy::FIXED.max(prepared.saturating_add(answers))
         });
-        if let Some(disks) = disks {
-            self.mirror_disks(disks, &mut saver, channel)?;
+        let sent = match disks {
+            Some(disks) => self.mirror_disks(disks, &mut saver, channel),
+            None => Ok(()),
+        };
+        if let Err(error) = sent.and_then(|()| self.rounds(&mut saver, channel)) {
+            // Before the connections are given up, which may take long.
+            self.stay()?;
+            return Err(error);
         }
-        self.rounds(&mut saver, channel)?;
         let begin = Instant::now();
         self.status.stream_bytes = saver.written();
         let (_, outlet) = saver.finish()?;
@@ -512,6 +547,7 @@ impl<'a> Move<'a> {
         while self.logging {
             let begin = Instant::now();
             let mut round = self.round(saver, &next, true)?;
+            fault::at(Point::SourceRound);
             self.catch_up(saver, channel)?;
             let before = self.status.rounds.iter().map(|round| round.bytes);
             let before = before.fold(0, u64::saturating_add);
@@ -546,18 +582,22 @@ impl<'a> Move<'a> {
             }
         }
         self.report("waiting for the guest to suspend", 0, 0);
+        self.check_cancelled()?;
+        check_up(self.control, self.domain)?;
+        self.status.asked = Some(now());
+        self.status.write(true)?;
         self.asked_at = Some(Instant::now());
         let suspended = suspend(self.control, self.store, self.domain, self.options.patience)?;
         let begin = Instant::now();
-        self.suspended_at = Some(begin);
         self.status.pause.suspend_ms = milliseconds(suspended);
         let (state, _) = self.status.state.on(SourceEvent::Suspended);
         self.status.state = state;
-        // For those who look on: after a crash, a guest that is suspended goes on in any case.
+        // For those who look on: that it was asked is written down.
         self.status.write(false)?;
         if let Some(mirror) = &self.mirror {
             mirror.finish();
         }
+        fault::at(Point::SourceSuspended);
         if self.logging {
             next.add(&self.dirty(saver, true)?);
             next.add(&saver.deferred());
@@ -585,15 +625,16 @@ impl<'a> Move<'a> {
     /// Gives the guest less CPU.
     fn throttle(&mut self, cap: u16) -> Result<()> {
         let now = self.control.share(self.domain)?;
-        self.share.get_or_insert(now);
+        self.status.share.get_or_insert(now);
+        self.status.throttled_to = cap;
+        // Whoever takes this up must know what it was.
+        self.status.write(true)?;
         let vcpus = u16::try_from(self.vcpus).unwrap_or(u16::MAX);
         let share = Share {
             cap: cap.saturating_mul(vcpus),
             ..now
         };
-        self.control.set_share(self.domain, share)?;
-        self.status.throttled_to = cap;
-        Ok(())
+        self.control.set_share(self.domain, share)
     }
 
     /// Sends pages.
@@ -666,6 +707,7 @@ impl<'a> Move<'a> {
             FromTarget::Gone { why } => return Err(peer(format!("the target gave up: {why}"))),
             _ => return Err(peer("the target is not ready")),
         }
+        fault::at(Point::SourceReady);
         // It has read them.
         drop(lanes);
         let ready = Instant::now();
@@ -681,18 +723,24 @@ impl<'a> Move<'a> {
         // If that cannot be written down, nothing was handed over.
         doubtful.write(true)?;
         self.status = doubtful;
-        channel.set_patience(Some(SILENCE))?;
-        let mut answer = wire::send(&mut channel, &FromSource::Commit)
-            .and_then(|()| wire::receive::<FromTarget>(&mut channel));
+        fault::at(Point::SourceDoubt);
+        let mut answer = channel
+            .set_patience(Some(SILENCE))
+            .and_then(|()| wire::send(&mut channel, &FromSource::Commit))
+            .and_then(|()| {
+                fault::at(Point::SourceCommit);
+                wire::receive::<FromTarget>(&mut channel)
+            })
+            .map(|answer| heard(&answer, true));
         drop(channel);
         self.status.pause.commit_ms = milliseconds(ready.elapsed());
         loop {
-            if let Ok(answer) = &answer
-                && let Some(result) = self.answered(answer)
-            {
-                return result;
-            }
-            self.report("in doubt: the link was cut; asking the target", 0, 0);
+            let message = match answer {
+                Ok(Some(heard)) => return self.answered(heard),
+                Ok(None) => "in doubt: the host that answers does not know of it; asking again",
+                Err(_) => "in doubt: the link was cut; asking the target",
+            };
+            self.report(message, 0, 0);
             if was_interrupted() {
                 return Err(peer(
                     "the link was cut in the moment of the handover, and it is not known whether the target runs \
@@ -704,26 +752,34 @@ impl<'a> Move<'a> {
         }
     }
 
-    /// What follows from the target's word; `None` if it says nothing of use.
-    fn answered(&mut self, answer: &FromTarget) -> Option<Result<()>> {
-        let (heard, why) = match answer {
-            FromTarget::Running { .. } => (ToSource::Running, ""),
-            FromTarget::Gone { why } => (ToSource::Gone, why.as_str()),
-            _ => return None,
-        };
+    /// What follows from the target's word.
+    fn answered(&mut self, heard: ToSource) -> Result<()> {
         if heard == ToSource::Running {
+            fault::at(Point::SourceRunning);
             let downtime = self.asked_at.map(|at| milliseconds(at.elapsed()));
             self.status.downtime_ms = downtime;
         }
         let (state, action) = self.status.state.on(SourceEvent::Heard(heard));
-        self.status.state = state;
-        let written = self.status.write(true);
         self.tidy();
-        let acted = self.act(action);
-        Some(match state {
-            State::Gone => acted.and(written),
-            _ => acted.and(Err(peer(format!("the target gave up: {why}")))),
-        })
+        // Written down when it is done: until then it is asked for again.
+        self.act(action)?;
+        self.status.state = state;
+        match state {
+            State::Gone => Ok(()),
+            _ => Err(peer("the target gave up")),
+        }
+    }
+}
+
+/// What a target's message says of a guest that was handed over, if anything. `its`: the target
+/// has the records of the one to which it was.
+fn heard(answer: &FromTarget, its: bool) -> Option<ToSource> {
+    match answer {
+        FromTarget::Running { .. } => Some(ToSource::Running),
+        FromTarget::Gone { .. } => Some(ToSource::Gone),
+        // It accepted it once, so it gave it up since. A stranger can say so of any move.
+        FromTarget::Unknown if its => Some(ToSource::Gone),
+        _ => None,
     }
 }
 
@@ -742,60 +798,35 @@ fn given_up(error: Error, channel: &mut Channel) -> Error {
         }
     }
     let why = error.to_string();
-    let _ = wire::send(channel, &FromSource::Abort { why });
-    error
+    let _ = wire::send(channel, &FromSource::Abort { why: why.clone() });
+    match error {
+        Error::Io(_) => peer(format!("the connection to it: {why}")),
+        error => error,
+    }
 }
 
-/// Asks a target what became of a guest.
-fn ask(status: &Status) -> Result<FromTarget> {
-    let (mut channel, _) = connect(&status.host, status.plain)?;
+/// Asks a target what became of a guest; `None` if it does not know.
+pub fn ask(status: &Status) -> Result<Option<ToSource>> {
+    let (mut channel, hello) = connect(&status.host, status.plain)?;
+    let host = hello.host;
     let id = status.id.clone();
     wire::send(&mut channel, &FromSource::Ask { id })?;
-    wire::receive(&mut channel)
+    let answer = wire::receive(&mut channel)?;
+    Ok(heard(&answer, !host.is_empty() && host == status.target))
 }
 
-/// Takes up what a process left that is no more: a guest whose move broke off goes on; one in
-/// doubt is asked for. `abandoned`: the target is known to be dead.
-pub fn recover(control: &Control, store: &mut Store, abandoned: bool) -> Result<Vec<Status>> {
-    let mut changed = Vec::new();
-    disks::sweep(control, store)?;
-    for mut status in Status::all()? {
-        let alive = std::path::Path::new(&format!("/proc/{}", status.process)).exists();
-        if matches!(status.state, State::Stayed | State::Gone) || alive {
-            continue;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strangers_ignorance_decides_nothing() {
+        assert_eq!(heard(&FromTarget::Unknown, false), None);
+        assert_eq!(heard(&FromTarget::Unknown, true), Some(ToSource::Gone));
+        for its in [false, true] {
+            let running = FromTarget::Running { domain: 3 };
+            assert_eq!(heard(&running, its), Some(ToSource::Running));
+            assert_eq!(heard(&FromTarget::Caught, its), None);
         }
-        let event = match status.state {
-            State::Doubt if abandoned => SourceEvent::Abandoned,
-            _ => SourceEvent::Restarted,
-        };
-        // Its number may be another domain's by now.
-        let known = store.domain_name(status.domain)?.as_deref() == Some(status.name.as_str());
-        let (mut state, mut action) = status.state.on(event);
-        if action == SourceAction::Ask {
-            let heard = match ask(&status) {
-                Ok(FromTarget::Running { .. }) => ToSource::Running,
-                Ok(FromTarget::Gone { .. }) => ToSource::Gone,
-                Ok(_) => continue,
-                Err(error) => {
-                    eprintln!("overcast: {} stays suspended: {error}", status.name);
-                    continue;
-                }
-            };
-            (state, action) = state.on(SourceEvent::Heard(heard));
-        }
-        status.state = state;
-        status.message = "taken up again".into();
-        status.write(true)?;
-        if !known {
-            continue;
-        }
-        let _ = control.shadow_switch(status.domain, XEN_DOMCTL_SHADOW_OP_OFF);
-        match action {
-            SourceAction::Resume => resume(control, store, status.domain)?,
-            SourceAction::Remove => build::remove(control, store, status.domain)?,
-            _ => {}
-        }
-        changed.push(status);
     }
-    Ok(changed)
 }

@@ -1,20 +1,70 @@
 //! What is written down of each move: a file for each, for `overcast migrate-status`, for
 //! `migrate-cancel`, and for what must not be forgotten ([`super::handover`]).
+//!
+//! | file | what |
+//! |---|---|
+//! | `ID.out` | [`Status`]: a move from here |
+//! | `ID.in` | [`Arrival`]: a move to here |
+//! | `ID.cancel` | somebody wants it given up |
+//! | `UUID.lock` | locked by the one process that saves or moves that guest ([`claim`]) |
+//! | `UUID.save` | [`Saving`]: the guest was asked to suspend for a file |
+//! | `host` | [`host`]: whose records these are |
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::disks::Pass;
 use super::handover;
+use crate::build::random;
+use crate::control::Share;
 use crate::error::{Error, Result};
 
 /// Where they are.
 pub const DIRECTORY: &str = "/var/lib/overcast/moves";
 /// The longest of such files.
 const MOST: u64 = 1 << 20;
+/// Moves from here that are remembered after they are over.
+const KEPT: usize = 100;
+
+/// A process, so that it is known again: numbers are given out anew.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number.
+    pub id: u32,
+    /// The boot of the machine, and when in it the process began (clock ticks).
+    since: String,
+}
+
+impl Process {
+    /// The one that asks.
+    pub fn this() -> Self {
+        let id = std::process::id();
+        Self {
+            id,
+            since: since(id).unwrap_or_default(),
+        }
+    }
+
+    /// Whether it still runs.
+    pub fn alive(&self) -> bool {
+        since(self.id).is_some_and(|since| since == self.since)
+    }
+}
+
+/// When a process began; `None` if it is none, or has ended and is only not waited for.
+fn since(id: u32) -> Option<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // proc(5): behind the name, in parentheses, the state and 18 others, then the start.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let (state, start) = (fields.first()?, fields.get(19)?);
+    (!matches!(*state, "Z" | "X")).then(|| format!("{} {start}", boot.trim()))
+}
 
 /// A round of sending pages.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -72,14 +122,22 @@ pub struct Status {
     pub name: String,
     /// The domain's number here.
     pub domain: u16,
+    /// Its UUID: the number may be another's later.
+    pub uuid: String,
     /// Where to.
     pub host: String,
+    /// Whose records are there ([`host`]); empty as long as that is not known.
+    pub target: String,
     /// Plain TCP was asked for.
     pub plain: bool,
     /// The process that does it.
-    pub process: u32,
+    pub process: Process,
     /// Who runs the guest.
     pub state: handover::Source,
+    /// When the guest was asked to suspend, if it was not let go on since (seconds since 1970).
+    pub asked: Option<u64>,
+    /// Its share of the CPUs before it was slowed down, if it was.
+    pub share: Option<Share>,
     /// What is being done, or why it ended.
     pub message: String,
     /// Whether pages were sent while the guest ran, and if not, why.
@@ -130,10 +188,13 @@ fn file(id: &str, kind: &str) -> Result<PathBuf> {
     Ok(directory().join(format!("{id}.{kind}")))
 }
 
-/// Writes a file so that it is either the old or the new one, whatever happens.
+/// Writes a file so that it is either the old or the new one, whatever happens; after an error
+/// it is the old one.
 fn replace(path: &Path, value: &impl Serialize, durable: bool) -> Result<()> {
     fs::create_dir_all(directory())?;
-    let new = path.with_extension("new");
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
     let mut file = File::create(&new)?;
     file.write_all(&serde_json::to_vec_pretty(value)?)?;
     if durable {
@@ -141,15 +202,127 @@ fn replace(path: &Path, value: &impl Serialize, durable: bool) -> Result<()> {
     }
     fs::rename(&new, path)?;
     if durable {
-        File::open(directory())?.sync_all()?;
+        // For the case that the power fails, after which no guest runs here anyway.
+        let _ = File::open(directory()).and_then(|directory| directory.sync_all());
     }
     Ok(())
 }
 
-fn load<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
+fn load<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let mut text = Vec::new();
     File::open(path)?.take(MOST).read_to_end(&mut text)?;
     Ok(serde_json::from_slice(&text)?)
+}
+
+/// All files of a kind, the latest last. One that cannot be read must not hide the others.
+fn load_all<T: DeserializeOwned>(kind: &str) -> Result<Vec<(PathBuf, T)>> {
+    let entries = match fs::read_dir(directory()) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_none_or(|end| end != kind) {
+            continue;
+        }
+        let written = fs::metadata(&path).and_then(|metadata| metadata.modified());
+        match (written, load(&path)) {
+            (Ok(written), Ok(value)) => found.push((written, path, value)),
+            // It may have been removed meanwhile.
+            (Err(error), _) if error.kind() == ErrorKind::NotFound => {}
+            (Err(error), _) => eprintln!("overcast: {}: {error}", path.display()),
+            (_, Err(error)) => eprintln!("overcast: {}: {error}", path.display()),
+        }
+    }
+    found.sort_by_key(|(written, ..)| *written);
+    Ok(found
+        .into_iter()
+        .map(|(_, path, value)| (path, value))
+        .collect())
+}
+
+/// A number that is these records' own: it is lost when they are. A host that shows it and does
+/// not know a move never had it, or gave it up; one that shows another cannot tell.
+pub fn host() -> Result<String> {
+    let path = directory().join("host");
+    if !path.exists() {
+        fs::create_dir_all(directory())?;
+        let number: [u8; 16] = random()?;
+        let number: String = number.iter().map(|byte| format!("{byte:02x}")).collect();
+        let new = directory().join(format!("host.{}", std::process::id()));
+        fs::write(&new, number)?;
+        // One process makes it, whoever else tries.
+        let made = fs::hard_link(&new, &path);
+        fs::remove_file(&new)?;
+        if let Err(error) = made
+            && error.kind() != ErrorKind::AlreadyExists
+        {
+            return Err(error.into());
+        }
+    }
+    Ok(fs::read_to_string(path)?)
+}
+
+/// The right to suspend a guest, save it or move it, until it is dropped or the process ends.
+pub struct Claim(#[expect(dead_code, reason = "holds the lock")] File);
+
+/// Takes it.
+///
+/// # Errors
+/// `Usage` if another process has it.
+pub fn claim(uuid: &str) -> Result<Claim> {
+    if uuid.is_empty() || !uuid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Err(Error::Usage(format!("\"{uuid}\" is no UUID")));
+    }
+    fs::create_dir_all(directory())?;
+    let path = directory().join(format!("{uuid}.lock"));
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Claim(file)),
+        Err(TryLockError::WouldBlock) => Err(Error::Usage(
+            "the domain is being saved or moved already".into(),
+        )),
+        Err(TryLockError::Error(error)) => Err(error.into()),
+    }
+}
+
+/// A guest that was asked to suspend, to be saved into a file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Saving {
+    /// The domain's number.
+    pub domain: u16,
+    /// Its UUID.
+    pub uuid: String,
+    /// When (seconds since 1970).
+    pub asked: u64,
+}
+
+impl Saving {
+    fn path(&self) -> PathBuf {
+        directory().join(format!("{}.save", self.uuid))
+    }
+
+    /// Writes it down; by who has the claim.
+    pub fn write(&self) -> Result<()> {
+        replace(&self.path(), self, true)
+    }
+
+    /// It is over.
+    pub fn forget(&self) {
+        let _ = fs::remove_file(self.path());
+    }
+
+    /// All that are known.
+    pub fn all() -> Result<Vec<Self>> {
+        let all = load_all("save")?;
+        Ok(all.into_iter().map(|(_, saving)| saving).collect())
+    }
 }
 
 impl Status {
@@ -160,21 +333,26 @@ impl Status {
 
     /// All that are known, the latest last.
     pub fn all() -> Result<Vec<Self>> {
-        let mut found = Vec::new();
-        let entries = match fs::read_dir(directory()) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
-        };
-        for entry in entries {
-            let path = entry?.path();
-            if path.extension().is_some_and(|end| end == "out") {
-                let written = fs::metadata(&path)?.modified()?;
-                found.push((written, load::<Self>(&path)?));
-            }
+        let all = load_all("out")?;
+        Ok(all.into_iter().map(|(_, status)| status).collect())
+    }
+
+    /// Forgets moves that are long over.
+    pub fn forget_old() {
+        let mut over = load_all::<Self>("out").unwrap_or_default();
+        over.retain(|(_, status)| status.over() && status.asked.is_none());
+        let many = over.len().saturating_sub(KEPT);
+        for (path, _) in over.into_iter().take(many) {
+            let _ = fs::remove_file(path);
         }
-        found.sort_by_key(|(written, _)| *written);
-        Ok(found.into_iter().map(|(_, status)| status).collect())
+    }
+
+    /// Whether it is decided where the guest is.
+    pub fn over(&self) -> bool {
+        matches!(
+            self.state,
+            handover::Source::Stayed | handover::Source::Gone
+        )
     }
 
     /// Whether somebody asked for it to be given up.
@@ -205,12 +383,14 @@ pub struct Arrival {
     pub name: String,
     /// Its number here.
     pub domain: u16,
+    /// Its UUID.
+    pub uuid: String,
     /// Where it is.
     pub state: handover::Target,
     /// From where.
     pub from: String,
     /// The process that takes it.
-    pub process: u32,
+    pub process: Process,
 }
 
 impl Arrival {
@@ -221,19 +401,8 @@ impl Arrival {
 
     /// All that are known.
     pub fn all() -> Result<Vec<Self>> {
-        let entries = match fs::read_dir(directory()) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
-        };
-        let mut found = Vec::new();
-        for entry in entries {
-            let path = entry?.path();
-            if path.extension().is_some_and(|end| end == "in") {
-                found.push(load(&path)?);
-            }
-        }
-        Ok(found)
+        let all = load_all("in")?;
+        Ok(all.into_iter().map(|(_, arrival)| arrival).collect())
     }
 
     /// What was written down of a move.
@@ -243,5 +412,38 @@ impl Arrival {
             true => load(&path).map(Some),
             false => Ok(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_are_known_again() {
+        let this = Process::this();
+        assert!(this.alive());
+        // Another that has its number by now.
+        let earlier = Process {
+            since: "another boot 1".into(),
+            ..this.clone()
+        };
+        assert!(!earlier.alive());
+        // One that has ended and is not waited for.
+        let mut child = std::process::Command::new("sleep")
+            .arg("100")
+            .spawn()
+            .expect("sleep");
+        let ended = Process {
+            id: child.id(),
+            since: since(child.id()).expect("it runs"),
+        };
+        assert!(ended.alive());
+        child.kill().expect("killed");
+        while ended.alive() {
+            std::thread::yield_now();
+        }
+        child.wait().expect("ended");
+        assert!(!ended.alive());
     }
 }

@@ -25,10 +25,24 @@ fn shutdown(control: &Control, domain: u16) -> Result<Option<u32>> {
     Ok((flags & XEN_DOMINF_SHUTDOWN != 0).then_some(reason))
 }
 
-/// Suspends a guest; how long that took.
+/// Whether a guest can be asked to suspend.
 ///
 /// # Errors
-/// `Timeout` if its kernel does not listen, or takes too long: it is told then to forget it.
+/// `Usage` if it has ended, or somebody else has suspended it.
+pub fn check_up(control: &Control, domain: u16) -> Result<()> {
+    match shutdown(control, domain)? {
+        None => Ok(()),
+        Some(reason) => Err(Error::Usage(format!(
+            "the domain has ended already (reason {reason}) and cannot be saved"
+        ))),
+    }
+}
+
+/// Suspends a guest that is up ([`check_up`]); how long that took.
+///
+/// # Errors
+/// `Timeout` if its kernel does not listen, or takes too long: [`let_go_on`] is to be called then,
+/// as after any failure later.
 /// `Usage` if it ended in another way meanwhile.
 pub fn suspend(
     control: &Control,
@@ -38,11 +52,6 @@ pub fn suspend(
 ) -> Result<Duration> {
     let begin = Instant::now();
     let node = format!("/local/domain/{domain}/control/shutdown");
-    if let Some(reason) = shutdown(control, domain)? {
-        return Err(Error::Usage(format!(
-            "the domain has ended already (reason {reason}) and cannot be saved"
-        )));
-    }
     store.write(&node, b"suspend")?;
     loop {
         match shutdown(control, domain)? {
@@ -56,32 +65,52 @@ pub fn suspend(
             None => break,
         }
     }
-    // Whoever finds it still there may take it back; the guest may be at it this very moment.
-    let taken = store.transaction(|store| {
-        let taken = store.read_text(&node)?.is_none_or(|value| value.is_empty());
-        if !taken {
-            store.write(&node, b"")?;
-        }
-        Ok(taken)
-    })?;
-    if taken {
-        // It is at it: it will not come back by itself.
-        let end = Instant::now() + patience;
-        while Instant::now() < end {
-            if shutdown(control, domain)? == Some(SHUTDOWN_SUSPEND) {
-                return Ok(begin.elapsed());
-            }
-            sleep(POLL);
-        }
-    }
-    let why = match taken {
-        true => "its kernel began to, and is not done",
-        false => "its kernel does not listen (it is not up, is paused, or hangs)",
+    let why = match take_back(store, domain)? {
+        true => "its kernel does not listen (it is not up, is paused, or hangs)",
+        // It is at it: it will not come back by itself, and is let go on when it is done.
+        false => "its kernel began to, and is not done",
     };
     Err(Error::Timeout(format!(
         "the domain did not suspend in {} s: {why}",
         patience.as_secs()
     )))
+}
+
+/// Takes the request to suspend back, if the guest has not seen it yet; whether that was so.
+fn take_back(store: &mut Store, domain: u16) -> Result<bool> {
+    let node = format!("/local/domain/{domain}/control/shutdown");
+    store.transaction(|store| {
+        let there = store
+            .read_text(&node)?
+            .is_some_and(|value| !value.is_empty());
+        if there {
+            store.write(&node, b"")?;
+        }
+        Ok(there)
+    })
+}
+
+/// Lets a guest that was asked to suspend go on, wherever it is: before it, in the middle, or
+/// after. `false` if it is in the middle and was not done within `patience`; to be called
+/// again then.
+pub fn let_go_on(
+    control: &Control,
+    store: &mut Store,
+    domain: u16,
+    patience: Duration,
+) -> Result<bool> {
+    let end = Instant::now() + patience;
+    if shutdown(control, domain)?.is_none() && take_back(store, domain)? {
+        return Ok(true);
+    }
+    loop {
+        match shutdown(control, domain)? {
+            Some(SHUTDOWN_SUSPEND) => return resume(control, store, domain).map(|()| true),
+            Some(_) => return Ok(true),
+            None if Instant::now() >= end => return Ok(false),
+            None => sleep(POLL),
+        }
+    }
 }
 
 /// Lets a suspended guest go on where it was: its call returns 1, and its devices stay. One

@@ -8,6 +8,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -170,6 +171,37 @@ pub enum Channel {
     Server(Box<StreamOwned<ServerConnection, TcpStream>>),
 }
 
+/// Has a connection fail soon when its other end is silent or out of reach: a guest may be
+/// suspended meanwhile.
+fn be_watchful(stream: &TcpStream) -> Result<()> {
+    stream.set_nodelay(true)?;
+    for (level, option, value) in [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        // Seconds of silence before it is asked for, between questions, and how many of those.
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 5),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 5),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 4),
+        // Milliseconds that what was sent may wait for its acknowledgement.
+        (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 25_000),
+    ] {
+        let value: libc::c_int = value;
+        // SAFETY: the option's value is an int that lives for the call, and its size is given.
+        let result = unsafe {
+            libc::setsockopt(
+                stream.as_raw_fd(),
+                level,
+                option,
+                (&raw const value).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error().into());
+        }
+    }
+    Ok(())
+}
+
 impl Channel {
     /// Connects to a host, `HOST` or `HOST:PORT`; plain without keys.
     pub fn connect(host: &str, keys: Option<&Keys>) -> Result<Self> {
@@ -184,7 +216,7 @@ impl Channel {
         for address in full.to_socket_addrs().map_err(|error| bad(host, error))? {
             match TcpStream::connect_timeout(&address, CONNECT) {
                 Ok(stream) => {
-                    stream.set_nodelay(true)?;
+                    be_watchful(&stream)?;
                     let Some(keys) = keys else {
                         return Ok(Self::Plain(stream));
                     };
@@ -201,7 +233,7 @@ impl Channel {
 
     /// Takes a connection that came; plain without a configuration.
     pub fn accept(stream: TcpStream, config: Option<&Arc<ServerConfig>>) -> Result<Self> {
-        stream.set_nodelay(true)?;
+        be_watchful(&stream)?;
         let Some(config) = config else {
             return Ok(Self::Plain(stream));
         };

@@ -60,6 +60,9 @@ pub struct Hello {
     /// What it can beside the least that a version asks for.
     #[serde(default)]
     pub features: Vec<String>,
+    /// A target's: whose records it has ([`super::status::host`]).
+    #[serde(default)]
+    pub host: String,
 }
 
 impl Hello {
@@ -70,6 +73,7 @@ impl Hello {
             versions: VERSIONS.to_vec(),
             software: concat!("overcast ", env!("CARGO_PKG_VERSION")).into(),
             features: vec![disks::FEATURE.into()],
+            host: String::new(),
         }
     }
 
@@ -189,11 +193,13 @@ pub enum FromTarget {
         /// Its number.
         domain: u16,
     },
-    /// It is not here.
+    /// It is not here, and will not be.
     Gone {
         /// Why.
         why: String,
     },
+    /// There is no record of it.
+    Unknown,
 }
 
 fn peer(why: impl Into<String>) -> Error {
