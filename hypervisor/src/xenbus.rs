@@ -17,7 +17,9 @@
 //! | (directory is gone) | | [`Backend::disconnect`] if it was connected; dropped |
 //!
 //! A backend's node `state` that the tools set to Closing asks for the end: the frontend
-//! sees it too, and closes; one that never connected is Closed at once.
+//! sees it too, and closes; one that never connected is Closed at once. The directory of a
+//! device that is Closed, and whose `online` the tools have set to 0, is removed: they wait
+//! for that.
 //!
 //! A frontend whose driver is unbound goes to Closed. Linux's netfront writes Initialising when it
 //! is bound again, and so is back; its blkfront keeps the state Closed that it had, and waits for
@@ -67,10 +69,11 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use overcast_core::error::{Error, Result as CoreResult};
 use overcast_core::ids::DomainId;
-use overcast_core::xenbus::{Action, backend_written, frontend_changed, may_write};
+use overcast_core::xenbus::{Action, backend_written, frontend_changed, is_over, may_write};
 use overcast_core::xenstore::perms::{Access, Perms};
 use spin::{Mutex, Once};
 use xen_abi::io_xenbus::*;
+use xen_abi::overcast::DeviceCounts;
 
 use crate::arch::console::GUEST;
 use crate::io::{Progress, Task};
@@ -126,6 +129,9 @@ pub trait Backend: Send {
     fn reconfigured(&mut self, device: &Device) {
         let _ = device;
     }
+
+    /// What it did, beside the names of the device; `None` if there is nothing to be told.
+    fn counts(&self) -> Option<DeviceCounts>;
 
     /// A node of the backend's directory other than its state was changed, by anybody.
     fn changed(&mut self, device: &Device, key: &str) {
@@ -261,6 +267,39 @@ impl Device {
         }
     }
 
+    /// Removes the backend's nodes if the tools have given the device up and it is closed. The
+    /// event of that has the device forgotten.
+    fn remove_if_over(&self) {
+        let Some(client) = client() else { return };
+        let own = &self.backend_path;
+        let error = format!(
+            "/local/domain/{}/error/backend/{}",
+            DomainId::XEN,
+            self.name()
+        );
+        let removed = client.transaction(|store| {
+            let number = |key: &str| store.read_number(&format!("{own}/{key}")).ok();
+            if !is_over(number("state"), number("online")) {
+                return Ok(());
+            }
+            for path in [own.as_str(), error.as_str()] {
+                match store.remove(path) {
+                    Err(Error::NoEntry) => continue,
+                    other => other?,
+                }
+                // A domain without devices has no directory.
+                let above = path.rsplit_once('/').map_or("", |(above, _)| above);
+                if store.directory(above).is_ok_and(|names| names.is_empty()) {
+                    store.remove(above)?;
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = removed {
+            log::warn!("{own} cannot be removed: {error:?}");
+        }
+    }
+
     /// Says why the device cannot go on, and has it closed. In any task.
     pub fn fail(&self, failure: &Failure) {
         self.report(failure);
@@ -292,7 +331,8 @@ impl Device {
 struct Instance {
     device: Arc<Device>,
     kind: Arc<dyn Kind>,
-    /// Locked by the bus's task only. `None` as long as it cannot be made.
+    /// Locked by the bus's task, and by who asks for counts and holds nothing else. `None` as
+    /// long as it cannot be made.
     backend: Mutex<Option<Box<dyn Backend>>>,
     connected: AtomicBool,
 }
@@ -438,6 +478,23 @@ pub fn remove_devices(domain: DomainId) -> bool {
         }
     }
     mine.is_empty()
+}
+
+/// What the backends of all devices did.
+pub fn counts() -> Vec<DeviceCounts> {
+    let Some(bus) = BUS.get() else {
+        return Vec::new();
+    };
+    let devices: Vec<_> = bus.devices.lock().values().cloned().collect();
+    let of = |instance: &Arc<Instance>| {
+        let counts = instance.backend.lock().as_ref()?.counts()?;
+        Some(DeviceCounts {
+            domain: instance.device.domain.0,
+            device: instance.device.id,
+            ..counts
+        })
+    };
+    devices.iter().filter_map(of).collect()
 }
 
 fn backend_path(kind: &str, domain: DomainId, id: u32) -> String {
@@ -657,6 +714,7 @@ impl Instance {
             Action::Closed => {
                 self.disconnect();
                 device.set_state(XENBUS_STATE_CLOSED);
+                device.remove_if_over();
             }
             Action::Restart => {
                 self.disconnect();
@@ -695,10 +753,12 @@ impl Instance {
             return;
         };
         let written = written as u32;
-        if written != device.state() {
+        // One that failed is Closing already when the tools ask for it.
+        if written != device.state() || written == XENBUS_STATE_CLOSING {
             device.state.store(written, Ordering::Release);
             let action = backend_written(written, self.is_connected(), device.is_online());
             self.act(action);
         }
+        device.remove_if_over();
     }
 }
