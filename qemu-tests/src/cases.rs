@@ -87,6 +87,7 @@ pub fn all() -> Vec<Case> {
         long("soak-disk", |n| disks::soak(n, 2)),
         case("domains-created", domains::created),
         case("domains-saved", moves::saved),
+        long("domains-32-vcpus", domains::many_vcpus),
         long("domains-neighbours", neighbours::neighbours),
         case("migrate-two-machines", |n| {
             trips::run(n, &trips::Plan::default())
