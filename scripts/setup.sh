@@ -168,4 +168,5 @@ kernel
 xen
 xenstore
 pv_grub
+download cpuid
 say "All that is needed is here"

@@ -67,6 +67,8 @@ if [ $QEMU = 1 ]; then
     scripts/build-agent.sh >/dev/null
     scripts/initramfs.sh xl >/dev/null
     scripts/initramfs.sh domains >/dev/null
+    scripts/initramfs.sh levels >/dev/null
+    scripts/initramfs.sh nested >/dev/null
     scripts/rootfs.sh boot >/dev/null
     case "image-bios image-uefi" in
     *"$FILTER"*)
@@ -75,7 +77,7 @@ if [ $QEMU = 1 ]; then
         ;;
     esac
     qemu-tests/pv/build.sh
-    case " ${QEMU_ARGUMENTS[*]-} " in *--soak*) scripts/initramfs.sh debian >/dev/null; scripts/initramfs.sh nested >/dev/null ;; esac
+    case " ${QEMU_ARGUMENTS[*]-} " in *--soak*) scripts/initramfs.sh debian >/dev/null ;; esac
     say "QEMU tests"
     on_host cargo run --quiet --release -p overcast-qemu-tests -- run --jobs "$JOBS" \
         ${QEMU_ARGUMENTS[@]+"${QEMU_ARGUMENTS[@]}"} ${FILTER:+--filter "$FILTER"}
