@@ -18,8 +18,8 @@
 //!
 //! A backend's node `state` that the tools set to Closing asks for the end: the frontend
 //! sees it too, and closes; one that never connected is Closed at once. The directory of a
-//! device that is Closed, and whose `online` the tools have set to 0, is removed: they wait
-//! for that.
+//! device that is Closed, and whose `online` the tools have set to 0, is removed [`LINGER`]
+//! later: they wait for that, but have to see first that it is Closed.
 //!
 //! A frontend whose driver is unbound goes to Closed. Linux's netfront writes Initialising when it
 //! is bound again, and so is back; its blkfront keeps the state Closed that it had, and waits for
@@ -65,7 +65,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt::Display;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use overcast_core::error::{Error, Result as CoreResult};
 use overcast_core::ids::DomainId;
@@ -76,13 +76,17 @@ use xen_abi::io_xenbus::*;
 use xen_abi::overcast::DeviceCounts;
 
 use crate::arch::console::GUEST;
-use crate::io::{Progress, Task};
+use crate::io::{self, Progress, Task};
+use crate::time;
 use crate::xenstore::{Client, View};
 
 /// Events that are looked at in one run of the task.
 const EVENTS_A_RUN: u32 = 32;
 /// The longest text that is taken from a frontend.
 const MAX_FRONTEND_TEXT: usize = 256;
+/// How long a device that the tools have given up is still to be seen, Closed, ns. They wait
+/// ten seconds; if it is gone before they have looked, they complain.
+const LINGER: u64 = 5_000_000_000;
 /// Token of the watch on backends' directories.
 const BACKENDS: &str = "backend";
 
@@ -155,6 +159,8 @@ pub struct Device {
     state: AtomicU32,
     /// Somebody found that it cannot go on.
     failed: AtomicBool,
+    /// When it is to be removed, ns; 0 for never.
+    remove_at: AtomicU64,
 }
 
 impl Device {
@@ -263,6 +269,22 @@ impl Device {
             Some(Ok(false)) => self.state.store(own, Ordering::Release),
             Some(Err(error)) => {
                 log::warn!("{}: its state cannot be written: {error:?}", self.name());
+            }
+        }
+    }
+
+    /// Has the backend's nodes removed in a while, if the tools have given the device up and it is
+    /// closed.
+    fn remove_soon_if_over(&self) {
+        if is_over(
+            self.read_number("state").ok(),
+            self.read_number("online").ok(),
+        ) {
+            self.remove_at
+                .store(time::now().saturating_add(LINGER), Ordering::Release);
+            if let Some(bus) = BUS.get() {
+                // It sets its timer.
+                bus.task.raise();
             }
         }
     }
@@ -518,6 +540,7 @@ impl Bus {
         for instance in failed {
             instance.act(Action::Closing);
         }
+        self.remove_what_is_over();
         for _ in 0..EVENTS_A_RUN {
             let Some(event) = client.next_event() else {
                 return Progress::Done;
@@ -530,6 +553,29 @@ impl Bus {
             }
         }
         Progress::More
+    }
+
+    /// Removes what was given up long enough ago, and looks again when the next was.
+    fn remove_what_is_over(&self) {
+        let now = time::now();
+        let (mut due, mut next) = (Vec::new(), u64::MAX);
+        for instance in self.devices.lock().values() {
+            let remove_at = &instance.device.remove_at;
+            match remove_at.load(Ordering::Acquire) {
+                0 => {}
+                at if at <= now => {
+                    remove_at.store(0, Ordering::Release);
+                    due.push(instance.device.clone());
+                }
+                at => next = next.min(at),
+            }
+        }
+        for device in due {
+            device.remove_if_over();
+        }
+        if next != u64::MAX {
+            io::raise_at(self.task.id(), next);
+        }
     }
 
     /// The device of a name as [`Device::name`] gives it.
@@ -627,6 +673,7 @@ impl Bus {
             frontend_path,
             state: AtomicU32::new(XENBUS_STATE_INITIALISING),
             failed: AtomicBool::new(false),
+            remove_at: AtomicU64::new(0),
         });
         let instance = Arc::new(Instance {
             device: device.clone(),
@@ -714,7 +761,7 @@ impl Instance {
             Action::Closed => {
                 self.disconnect();
                 device.set_state(XENBUS_STATE_CLOSED);
-                device.remove_if_over();
+                device.remove_soon_if_over();
             }
             Action::Restart => {
                 self.disconnect();
@@ -759,6 +806,6 @@ impl Instance {
             let action = backend_written(written, self.is_connected(), device.is_online());
             self.act(action);
         }
-        device.remove_if_over();
+        device.remove_soon_if_over();
     }
 }

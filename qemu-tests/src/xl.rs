@@ -166,7 +166,7 @@ fn tools(name: &str) -> Result<(), String> {
     s.send(b"\x1d")?;
     s.shell("true")?;
 
-    // The devices go at once, and the hypervisor's ends of them: else there were complaints.
+    // The devices go, and the hypervisor's ends of them: else there were complaints.
     let answer = s.shell("xl destroy first 2>&1; xl shutdown -w two 2>&1 | grep -iE 'error|time|fail'; \
          for kind in vbd vif; do ! xenstore-exists /local/domain/32754/backend/$kind/1 || echo $kind is left; done")?;
     if !answer.is_empty() {
