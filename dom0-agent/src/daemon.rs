@@ -22,7 +22,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::build;
+use crate::build::{self, nodes};
 use crate::commands::create;
 use crate::config::DomainConfig;
 use crate::config::domain::Event;
@@ -32,6 +32,7 @@ use crate::control::{Control, DomainInfo, Shutdown};
 use crate::cpu::{self, file::PolicyFile};
 use crate::error::{Error, Result};
 use crate::migrate::config::Saved;
+use crate::migrate::disks;
 use crate::poll::{self, Ready, Wanted};
 use crate::store::Store;
 use crate::terminal::ignore_broken_pipes;
@@ -277,6 +278,9 @@ pub fn run() -> Result<()> {
         dealt_with: Vec::new(),
         looked: Instant::now(),
     };
+    if let Err(error) = daemon.sweep() {
+        eprintln!("overcast: what others left: {error}");
+    }
     daemon.look_at_domains()?;
     println!("overcast: the daemon runs");
     loop {
@@ -289,6 +293,12 @@ impl Daemon {
     fn room(&self, client: &Client) -> usize {
         let console = client.console.and_then(|it| self.consoles.get(&it));
         console.map_or(MAX_TYPED, Console::room)
+    }
+
+    /// Takes away what others left: another Dom0 that died at its work, moves that were killed.
+    fn sweep(&mut self) -> Result<()> {
+        nodes::sweep(&self.control, &mut self.store)?;
+        disks::sweep(&self.control, &mut self.store)
     }
 
     fn turn(&mut self) -> Result<()> {
