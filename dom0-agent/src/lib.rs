@@ -12,26 +12,16 @@ mod commands;
 mod config;
 mod console;
 mod control;
-#[allow(
-    dead_code,
-    reason = "an interface, of which not every command uses all"
-)]
 mod cpu;
 mod daemon;
 mod error;
 mod first_boot;
 mod migrate;
-#[allow(
-    dead_code,
-    reason = "an interface, of which not every command uses all"
-)]
+mod poll;
 mod store;
 pub mod stream;
 mod terminal;
-#[allow(
-    dead_code,
-    reason = "an interface, of which not every command uses all"
-)]
+mod top;
 mod xen;
 
 use std::process::ExitCode;

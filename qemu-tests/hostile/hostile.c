@@ -275,7 +275,8 @@ static void rounds(int count, void (*connect)(void), void (*step)(int))
 /* --- the disk ------------------------------------------------------------------ */
 
 #define REQUESTS ((volatile blkif_request_t *)(ring.at + 64))
-#define RESPONSES ((volatile blkif_response_t *)(ring.at + 64))
+/* Of the same size as a request. */
+#define RESPONSE(n) ((volatile blkif_response_t *)&REQUESTS[(n) % SLOTS])
 #define SLOTS 32
 static int rough; /* one in so many segments is bad */
 static uint32_t produced;
@@ -314,9 +315,7 @@ static void vbd_answers(const char *what, blkif_request_t request, int status)
     vbd_put(request);
     show(produced);
     notify();
-    bool right = comes(produced) && RESPONSES[(produced - 1) % SLOTS].status == status;
-    if (!right) printf("hostile: status %d\n", RESPONSES[(produced - 1) % SLOTS].status);
-    answered(what, right);
+    answered(what, comes(produced) && RESPONSE(produced - 1)->status == status);
 }
 
 static void vbd_closes(const char *what, blkif_request_t request)

@@ -91,7 +91,9 @@ pub fn all() -> Vec<Case> {
         long("soak-disk", |n| disks::soak(n, 2)),
         case("domains-created", domains::created),
         case("domains-saved", moves::saved),
-        long("domains-neighbours", neighbours::neighbours),
+        case("domains-exchange", neighbours::exchange),
+        case("domains-hostile", neighbours::harm),
+        long("domains-32-vcpus", domains::many_vcpus),
         case("migrate-two-machines", |n| {
             trips::run(n, &trips::Plan::default())
         }),

@@ -64,9 +64,8 @@ fn number_before(text: &str, word: &str) -> Option<u64> {
     before.rsplit(' ').next()?.parse().ok()
 }
 
-/// Two guests exchange files, one of them within a limit; then a third one breaks every rule
-/// of its devices while the others and Dom0 go on.
-pub fn neighbours(name: &str) -> Result<(), String> {
+/// A machine with a disk and a card, and guest `b`.
+fn start(name: &str) -> Result<Session, String> {
     let mut machine = Machine::linux(
         System::Overcast,
         "domains",
@@ -79,7 +78,7 @@ pub fn neighbours(name: &str) -> Result<(), String> {
         "-drive".to_owned(),
         format!(
             "file={},format=raw,if=virtio",
-            disks::empty("neighbours.img", 64)?.display()
+            disks::empty(&format!("{name}.img"), 64)?.display()
         ),
         "-nic".to_owned(),
         "user,model=virtio-net-pci".to_owned(),
@@ -89,9 +88,27 @@ pub fn neighbours(name: &str) -> Result<(), String> {
     session
         .shell("until grep -q runs /tmp/daemon.log; do sleep 0.1; done; modprobe xen-blkfront")?;
     session.shell("echo 0 >/proc/sys/net/ipv4/icmp_echo_ignore_broadcasts")?;
-
     create(&mut session, "b")?;
     printed(&mut session, "b", "init: twin")?;
+    Ok(session)
+}
+
+/// Nothing went wrong in any guest.
+fn end(mut session: Session, guests: &[&str]) -> Result<(), String> {
+    for guest in guests {
+        session.shell(&format!("overcast destroy {guest}"))?;
+        let log = format!("grep -cE 'Oops|Call Trace|segfault|BUG' /var/log/overcast/{guest}.log");
+        says(&mut session, &format!("{log} || echo clean"), "clean")?;
+    }
+    session.send_line("poweroff -f")?;
+    session.wait_exit()?;
+    guest_log::check(session.text())
+}
+
+/// Two guests exchange files, one of them within a limit; to all, and from addresses that are
+/// not theirs.
+pub fn exchange(name: &str) -> Result<(), String> {
+    let mut session = start(name)?;
     let received = "cat /sys/class/net/eth0/statistics/rx_bytes";
     session.shell(&format!("before=$({received})"))?;
     create(&mut session, "a")?;
@@ -109,17 +126,16 @@ pub fn neighbours(name: &str) -> Result<(), String> {
         printed(&mut session, guest, &format!("^forged: {answers}\\."))?;
         printed(&mut session, guest, "^own: [0-5]\\.")?;
     }
+    end(session, &["a", "b"])
+}
 
+/// A guest breaks every rule of its devices while another one and Dom0 go on; and Dom0's
+/// devices come back when their drivers let go of them.
+pub fn harm(name: &str) -> Result<(), String> {
+    let mut session = start(name)?;
     hostile(&mut session)?;
     rebound(&mut session)?;
-    for guest in ["a", "b", "m"] {
-        session.shell(&format!("overcast destroy {guest}"))?;
-        let log = format!("grep -cE 'Oops|Call Trace|segfault|BUG' /var/log/overcast/{guest}.log");
-        says(&mut session, &format!("{log} || echo clean"), "clean")?;
-    }
-    session.send_line("poweroff -f")?;
-    session.wait_exit()?;
-    guest_log::check(session.text())
+    end(session, &["b", "m"])
 }
 
 /// What guest `a` sent to `b` and got from it.
