@@ -20,10 +20,12 @@ and prints its name.
   net      the same as shell with drivers for Xen's and virtio network devices, iperf3 and ethtool
   disk     for a root on a disk (scripts/rootfs.sh): drivers for Xen's, virtio and
            NVMe disks, e2fsck; see scripts/init-disk
-  xl       Debian's xl with what it needs in Dom0, and a kernel and the shell's initramfs
-           for its guests; see scripts/init-xl
+  xl       Debian's xl with what it needs in Dom0, the `overcast` command (after
+           scripts/build-agent.sh), and a kernel and the guest's initramfs for its guests;
+           see scripts/init-xl
+  guest    the same as shell with drivers for Xen's disks and network devices: for guests
   domains  the shell's with Xen's control devices, the `overcast` command, and a kernel and an
-           initrd for guests in /guest (after scripts/build-agent.sh)
+           initrd for guests in /guest, and PV GRUB (after scripts/build-agent.sh)
   levels   the same with what looks at CPUs from user space: Debian's cpuid, the dynamic loader,
            qemu-tests/levels
   nested   Linux's KVM for AMD and QEMU, to run a machine within a machine
@@ -33,7 +35,7 @@ END
 
 case ${1:-shell} in
 --help | -h) usage; exit ;;
-shell | bench | io | net | store | xl | disk | domains | levels | nested | debian) VARIANT=${1:-shell} ;;
+shell | bench | io | net | store | xl | disk | guest | domains | levels | nested | debian) VARIANT=${1:-shell} ;;
 *) usage >&2; exit 2 ;;
 esac
 OUTPUT=$CACHE/initramfs-$VARIANT.cpio.gz
@@ -42,7 +44,8 @@ mkdir -p "$CACHE"
 sources=("$ROOT/scripts/initramfs.sh" "$ROOT/scripts/init")
 [ "$VARIANT" != disk ] || sources+=("$ROOT/scripts/init-disk" "$KERNEL")
 [ "$VARIANT" != store ] || sources+=("$ROOT/qemu-tests/store/xs.c" "$ROOT/qemu-tests/store/store" "$KERNEL")
-[ "$VARIANT" != xl ] || sources+=("$ROOT/scripts/init-xl" "$KERNEL")
+[ "$VARIANT" != guest ] || sources+=("$ROOT/qemu-tests/hostile/hostile.c" "$KERNEL")
+[ "$VARIANT" != xl ] || sources+=("$ROOT/scripts/init-xl" "$ROOT/build/overcast-agent" "$KERNEL")
 [ "$VARIANT" != domains ] || sources+=("$ROOT/build/overcast-agent" "$ROOT/qemu-tests/hostile/hostile.c" "$KERNEL")
 [ "$VARIANT" != levels ] || sources+=("$ROOT/build/overcast-agent" "$ROOT/qemu-tests/hostile/hostile.c" "$KERNEL" "$ROOT"/qemu-tests/levels/*.c)
 [ "$VARIANT" != nested ] || sources+=("$ROOT/scripts/init-nested")
@@ -68,11 +71,17 @@ trap 'rm -rf "$WORK"' EXIT
 pack() { (cd "$WORK/root" && find . | cpio --quiet -o -H newc -R 0:0) | gzip -1 >"$OUTPUT.new"; mv "$OUTPUT.new" "$OUTPUT"; }
 
 case $VARIANT in
-shell | bench | io | net | store | domains | levels)
+shell | bench | io | net | store | guest | domains | levels)
     mkdir -p "$WORK"/root/{bin,dev,proc,sys,tmp,root}
     cp /bin/busybox "$WORK/root/bin/"
     for applet in $(/bin/busybox --list | grep -vx busybox); do ln -sf busybox "$WORK/root/bin/$applet"; done
     install -m755 "$ROOT/scripts/init" "$WORK/root/init"
+    # What the kernel runs when it is asked to end.
+    mkdir "$WORK/root/sbin"
+    for applet in poweroff reboot; do
+        printf '#!/bin/busybox sh\nexec /bin/busybox %s -f\n' $applet >"$WORK/root/sbin/$applet"
+        chmod 755 "$WORK/root/sbin/$applet"
+    done
     # A source may ask for options of its own in a line "compile: ...".
     compile() { gcc -O2 -Wall -static $(sed -n 's/^ \* compile: //p' "$1") -o "$WORK/root/bin/$(basename "$1" .c)" "$1"; }
     if [ "$VARIANT" = bench ]; then
@@ -112,15 +121,22 @@ shell | bench | io | net | store | domains | levels)
             install -D "$library" "$WORK/root$library"
         done
     fi
-    if [ "$VARIANT" = domains ] || [ "$VARIANT" = levels ]; then
-        # What a guest boots is the same, with its drivers.
+    if [ "$VARIANT" = guest ] || [ "$VARIANT" = levels ]; then
         copy_modules "$WORK/root" needed xen-blkfront xen-netfront xen-evtchn xen-gntalloc
         compile "$ROOT/qemu-tests/hostile/hostile.c"
+    fi
+    if [ "$VARIANT" = domains ] || [ "$VARIANT" = levels ]; then
         mkdir "$WORK/guest"
-        (cd "$WORK/root" && find . | cpio --quiet -o -H newc -R 0:0) | gzip -1 >"$WORK/guest/initrd"
+        if [ "$VARIANT" = domains ]; then
+            cp "$("$ROOT/scripts/initramfs.sh" guest)" "$WORK/guest/initrd"
+        else
+            # What a guest boots is the same.
+            (cd "$WORK/root" && find . | cpio --quiet -o -H newc -R 0:0) | gzip -1 >"$WORK/guest/initrd"
+        fi
         cp "$KERNEL" "$WORK/guest/vmlinuz"
+        cp "$PV_GRUB" "$WORK/guest/pv-grub"
         mv "$WORK/guest" "$WORK/root/"
-        copy_modules "$WORK/root" needed xen-privcmd xen-evtchn xen-gntdev
+        copy_modules "$WORK/root" needed xen-blkfront xen-netfront xen-privcmd xen-evtchn xen-gntdev xen-gntalloc
         install -m755 "$ROOT/build/overcast-agent" "$WORK/root/bin/overcast"
     fi
     pack
@@ -160,7 +176,8 @@ xl)
     # Disks: real Xen's Dom0 drives them itself.
     copy_modules "$root" needed xen-privcmd xen-evtchn xen-gntdev xen-gntalloc xenfs xen-blkfront virtio_pci virtio_blk
     cp "$KERNEL" "$root/boot/vmlinuz"
-    cp "$("$ROOT/scripts/initramfs.sh" shell)" "$root/boot/initramfs"
+    cp "$("$ROOT/scripts/initramfs.sh" guest)" "$root/boot/initramfs"
+    install -m755 "$ROOT/build/overcast-agent" "$root/bin/overcast"
     pack
     ;;
 nested)

@@ -7,6 +7,7 @@ CACHE=$BUILD/cache
 # What setup.sh fetches and unpacks; nothing of it is installed on the machine.
 KERNEL=$CACHE/vmlinuz       # Debian's kernel as shipped
 XEN=$CACHE/xen              # Debian's Xen 4.17, uncompressed: the oracle
+PV_GRUB=$CACHE/pv-grub     # Debian's GRUB for PV guests
 IMAGE=$BUILD/overcast       # ours
 # What Xen's server of xenstore and its clients come in.
 XENSTORE_PACKAGES="xenstore-utils libxenstore4 libxentoolcore1 xen-utils-4.17 libxenmisc4.17 libxencall1

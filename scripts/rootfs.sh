@@ -5,13 +5,16 @@ set -euo pipefail
 
 usage() {
     cat <<END
-usage: scripts/rootfs.sh [test]
+usage: scripts/rootfs.sh [test | boot]
 
 Makes build/cache/root-test.img, unless it is newer than this script, and prints
 its name: an ext4 file system without partitions, label root, with a Debian 12 of
 systemd, the tools that measure and stress disks and networks (fio, stress-ng,
 iperf3, ethtool, git, ...), Xen's own tools (xl, xenstore-ls, ...), and modules for
 the kernel of build/cache. Boot it with that kernel and scripts/initramfs.sh disk.
+
+boot makes build/cache/root-boot.img from it: the same with a kernel, an initrd and a menu
+of GRUB's, which PV GRUB boots in a guest.
 
 root logs in without a password, and by itself on the console. With
 init=/sbin/quick there is a shell at once, instead of systemd.
@@ -23,10 +26,38 @@ END
 
 case ${1:-test} in
 --help | -h) usage; exit ;;
-test) VARIANT=test ;;
+test | boot) VARIANT=${1:-test} ;;
 *) usage >&2; exit 2 ;;
 esac
 OUTPUT=$CACHE/root-$VARIANT.img
+if [ "$VARIANT" = boot ]; then
+    root=$("$0" test)
+    initrd=$("$ROOT/scripts/initramfs.sh" disk)
+    if [ "$OUTPUT" -nt "$root" ] && [ "$OUTPUT" -nt "$initrd" ] && [ "$OUTPUT" -nt "$0" ]; then
+        echo "$OUTPUT"
+        exit
+    fi
+    menu=$(mktemp "$CACHE/menu.XXXXXX")
+    trap 'rm -f "$menu"' EXIT
+    cat >"$menu" <<'END'
+linux /boot/vmlinuz root=/dev/xvda console=hvc0 quiet init=/sbin/quick
+initrd /boot/initrd.img
+boot
+END
+    cp --sparse=always "$root" "$OUTPUT.new"
+    # Nothing is mounted for that.
+    debugfs -w -f - "$OUTPUT.new" >/dev/null 2>&1 <<END
+mkdir /boot/grub
+write $KERNEL /boot/vmlinuz
+write $initrd /boot/initrd.img
+write $menu /boot/grub/grub.cfg
+END
+    [ "$(debugfs -R "cat /boot/grub/grub.cfg" "$OUTPUT.new" 2>/dev/null)" = "$(cat "$menu")" ] ||
+        die "$OUTPUT cannot be made: debugfs (e2fsprogs) failed"
+    mv "$OUTPUT.new" "$OUTPUT"
+    echo "$OUTPUT"
+    exit
+fi
 SIZE=2G # sparse
 mkdir -p "$CACHE"
 if [ "$OUTPUT" -nt "$ROOT/scripts/rootfs.sh" ] && [ "$OUTPUT" -nt "$KERNEL" ]; then

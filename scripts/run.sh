@@ -29,6 +29,7 @@ The guest
   --kernel FILE       Dom0's kernel        [Debian's linux-image-amd64, as shipped]
   --initrd FILE       Dom0's initrd        [busybox and a shell]
   --debian            a Debian userland as initrd (needs --memory 3072 or more)
+  --domains           with the overcast command, and a kernel and an initrd for guests in /guest
   --append WORDS      added to the kernel's command line
   --options WORDS     added to the hypervisor's, e.g. "dom0_mem=512M loglvl=all"
 
@@ -60,6 +61,7 @@ while [ $# -gt 0 ]; do
     --kernel) value "$@"; DOM0_KERNEL=$2; shift ;;
     --initrd) value "$@"; DOM0_INITRD=$2; shift ;;
     --debian) VARIANT=debian ;;
+    --domains) VARIANT=domains ;;
     --append) value "$@"; APPEND="$APPEND $2"; shift ;;
     --options) value "$@"; OPTIONS="$OPTIONS $2"; shift ;;
     --image) DISK=$BUILD/overcast-image.qcow2 ;;
@@ -113,6 +115,11 @@ fi
 [ $UEFI = 0 ] || die "--uefi goes with --image"
 
 if [ $VARIANT = debian ]; then "$ROOT/scripts/setup.sh" --debian; else "$ROOT/scripts/setup.sh"; fi
+if [ $VARIANT = domains ]; then
+    [ $BUILD_FIRST = 0 ] || "$ROOT/scripts/build-agent.sh"
+    # Most of the memory is for guests. Dom0 loads what controls them, and runs the daemon.
+    OPTIONS=" dom0_mem=512M$OPTIONS" APPEND=" run=control$APPEND"
+fi
 [ -n "$DOM0_KERNEL" ] || DOM0_KERNEL=$KERNEL
 [ -n "$DOM0_INITRD" ] || DOM0_INITRD=$("$ROOT/scripts/initramfs.sh" $VARIANT)
 for file in "$DOM0_KERNEL" "$DOM0_INITRD"; do

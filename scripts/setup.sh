@@ -153,11 +153,20 @@ xenstore() {
     for package in $XENSTORE_PACKAGES $XL_PACKAGES; do download "$package"; done
 }
 
+# GRUB as the kernel of a PV guest, which boots what is on the guest's disk.
+pv_grub() {
+    [ ! -f "$PV_GRUB" ] || return 0
+    missing "PV GRUB"
+    download grub-xen-host
+    cp "$CACHE/grub-xen-host/usr/lib/grub-xen/grub-x86_64-xen.bin" "$PV_GRUB"
+}
+
 mkdir -p "$CACHE"
 packages
 toolchain
 kernel
 xen
 xenstore
+pv_grub
 download cpuid
 say "All that is needed is here"

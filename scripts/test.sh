@@ -64,16 +64,12 @@ if [ $QEMU = 1 ]; then
     scripts/initramfs.sh disk >/dev/null
     scripts/initramfs.sh store >/dev/null
     scripts/initramfs.sh net >/dev/null
+    scripts/build-agent.sh >/dev/null
     scripts/initramfs.sh xl >/dev/null
-    case "domains-created domains-saved domains-exchange domains-hostile migrate-two-machines levels-amd levels-intel nested-levels" in
-    *"$FILTER"*)
-        scripts/build-agent.sh >/dev/null
-        scripts/initramfs.sh domains >/dev/null
-        scripts/initramfs.sh levels >/dev/null
-        scripts/initramfs.sh nested >/dev/null
-        ;;
-    esac
-    scripts/rootfs.sh test >/dev/null
+    scripts/initramfs.sh domains >/dev/null
+    scripts/initramfs.sh levels >/dev/null
+    scripts/initramfs.sh nested >/dev/null
+    scripts/rootfs.sh boot >/dev/null
     case "image-bios image-uefi" in
     *"$FILTER"*)
         scripts/image.sh --raw-only >/dev/null

@@ -128,6 +128,12 @@ pub enum Command {
         /// Only these, by name or number
         domains: Vec<String>,
     },
+    /// Show what domains use, as it changes: CPU, memory, network, disks
+    ///
+    /// Keys: q ends; c, m, n, d, i and a sort by CPU, memory, network, disks, number and name, r turns
+    /// that round; arrows choose a line; space looks again at once. CPU is in percent of one
+    /// CPU. Network and disks are those that the hypervisor serves, bytes and requests in a second.
+    Top(TopArgs),
     /// Set how many vCPUs a domain uses
     VcpuSet {
         /// Name or number
@@ -272,6 +278,26 @@ pub struct ShutdownArgs {
     /// How long to wait, seconds
     #[arg(long, default_value_t = 120, requires = "wait")]
     pub timeout: u64,
+}
+
+/// How to show what domains use.
+#[derive(Args, Debug)]
+pub struct TopArgs {
+    /// Seconds from one look to the next
+    #[arg(short, long, default_value_t = 2.0, value_name = "SECONDS", value_parser = parse_delay)]
+    pub delay: f64,
+    /// Look so often, and end
+    #[arg(short = 'n', long, value_name = "N")]
+    pub iterations: Option<u64>,
+    /// Print lines, for scripts and files; with --json an object a line
+    #[arg(short, long)]
+    pub batch: bool,
+    /// What to sort by
+    #[arg(short, long, value_enum, default_value = "cpu")]
+    pub sort: crate::top::Sort,
+    /// The other way round
+    #[arg(short, long)]
+    pub reverse: bool,
 }
 
 /// What to do with CPUs.
@@ -491,6 +517,14 @@ pub fn parse_memory(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "expected a size like 512M or 2G".to_owned())
 }
 
+/// Seconds between two looks.
+pub fn parse_delay(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|seconds| (0.1..=86400.0).contains(seconds))
+        .ok_or_else(|| "expected seconds, 0.1 to 86400".to_owned())
+}
+
 /// CPUs as `0-2,4` (with `^1` to take one out again), or `all` below `count`.
 pub fn parse_cpus(text: &str, count: u32) -> Result<Vec<u32>, String> {
     let mut cpus = std::collections::BTreeSet::new();
@@ -548,6 +582,14 @@ mod tests {
         assert!(parse_memory("12x").is_err());
         assert!(parse_memory("99999999999999999999").is_err());
         assert!(parse_memory("18446744073709551615T").is_err());
+    }
+
+    #[test]
+    fn delays_are_seconds() {
+        assert_eq!(parse_delay("0.5"), Ok(0.5));
+        for wrong in ["0", "-1", "nan", "inf", "1e9", "x"] {
+            assert!(parse_delay(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

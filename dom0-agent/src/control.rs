@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use xen_abi::domctl::*;
+use xen_abi::overcast::*;
 use xen_abi::sysctl::*;
 use xen_abi::version::*;
 use xen_abi::xen::{HYPERVISOR_DOMCTL, HYPERVISOR_SYSCTL, HYPERVISOR_XEN_VERSION, XenctlBitmap};
@@ -271,6 +272,33 @@ impl Control {
             }
         }
         Ok(all)
+    }
+
+    /// What the hypervisor's backends did for domains' devices; `None` if the hypervisor has
+    /// none, or does not say.
+    pub fn device_counts(&self) -> Result<Option<Vec<DeviceCounts>>> {
+        let mut room = CHUNK;
+        loop {
+            let list = self.privcmd.buffer::<DeviceCounts>(room)?;
+            let mut argument = SysctlDeviceCounts::new_zeroed();
+            argument.buffer = list.handle();
+            argument.room = room as u32;
+            match self.sysctl(
+                "ask for devices",
+                OVERCAST_SYSCTL_DEVICE_COUNTS,
+                &mut argument,
+            ) {
+                Err(Error::Hypercall { errno, .. }) if errno == xen_abi::errno::ENOSYS => {
+                    return Ok(None);
+                }
+                other => other?,
+            }
+            let count = argument.count as usize;
+            if let Some(got) = list.items().get(..count) {
+                return Ok(Some(got.to_vec()));
+            }
+            room = count.saturating_add(CHUNK);
+        }
     }
 
     /// The machine.

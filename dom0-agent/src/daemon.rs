@@ -2,15 +2,17 @@
 //! done when a domain that `overcast create` made has ended, and takes up moves that their
 //! processes left ([`Watch`]).
 //!
-//! One loop waits for the store (domains come and go), event channels (consoles) and the socket
-//! ([`crate::console::client`] says what is spoken there). It holds nothing that could not be
-//! lost: ended and started anew, it takes all consoles again.
+//! One loop waits for the store (domains come and go), event channels (consoles), the socket
+//! ([`crate::console::client`] says what is spoken there) and a terminal for each console
+//! ([`crate::console::pty`], for `xl console`). It holds nothing that could not be lost: ended
+//! and started anew, it takes all consoles again.
 //!
 //! # Invariants
 //! - A console is served while its domain is there, and given up as soon as the domain is
 //!   dying: its page is the domain's memory.
 //! - What is kept of a console is bounded: [`KEPT`] bytes in memory, two files of [`MAX_LOG`].
-//! - A client that does not read is disconnected when [`MAX_PENDING`] bytes wait for it.
+//! - A client that does not read is disconnected when [`MAX_PENDING`] bytes wait for it. Nothing
+//!   that is typed is lost: who types more than the guest takes is not read from meanwhile.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -19,22 +21,24 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::build::{self, nodes};
 use crate::commands::create;
 use crate::config::DomainConfig;
 use crate::config::domain::Event;
 use crate::console::Port;
+use crate::console::pty::Pty;
 use crate::control::{Control, DomainInfo, Shutdown};
 use crate::cpu::{self, file::PolicyFile};
 use crate::error::{Error, Result};
 use crate::migrate::config::Saved;
 use crate::migrate::disks;
 use crate::migrate::recover::Watch;
+use crate::poll::{self, Ready, Wanted};
 use crate::store::Store;
 use crate::terminal::ignore_broken_pipes;
-use crate::xen::evtchn::{EventChannels, wait_readable};
+use crate::xen::evtchn::EventChannels;
 
 /// Where clients ask for consoles.
 pub const SOCKET: &str = "/run/overcast/daemon";
@@ -53,10 +57,8 @@ const MAX_PENDING: usize = 256 << 10;
 const MAX_TYPED: usize = 16 << 10;
 /// The most clients.
 const MAX_CLIENTS: usize = 64;
-/// How long a wait is at most.
+/// How often domains are looked at, whatever the store says.
 const LOOK: Duration = Duration::from_secs(1);
-/// While something waits to be written.
-const SOON: Duration = Duration::from_millis(20);
 /// A domain that ended sooner after it was started is not started again.
 const LEAST_LIFE: Duration = Duration::from_secs(5);
 
@@ -66,6 +68,22 @@ pub fn remember(uuid: &str, config: &DomainConfig) -> Result<()> {
     let path = Path::new(DOMAINS).join(uuid);
     fs::write(path, serde_json::to_vec(config)?)?;
     Ok(())
+}
+
+/// A domain is called otherwise.
+pub fn renamed(uuid: &str, name: &str) -> Result<()> {
+    match remembered(uuid) {
+        Some((mut config, age)) => {
+            config.name = name.to_owned();
+            remember(uuid, &config)?;
+            // When it was remembered says how long it has lived.
+            let path = Path::new(DOMAINS).join(uuid);
+            let begun = SystemTime::now().checked_sub(age);
+            let file = OpenOptions::new().write(true).open(path)?;
+            Ok(file.set_modified(begun.unwrap_or(UNIX_EPOCH))?)
+        }
+        None => Ok(()),
+    }
 }
 
 /// Remembers a domain that came from elsewhere. A CPU that was asked for by a file of that
@@ -161,7 +179,29 @@ struct Console {
     kept: VecDeque<u8>,
     /// What was typed, and there was no room for.
     typed: VecDeque<u8>,
+    /// Its terminal, if it can have one.
+    pty: Option<Pty>,
     log: Log,
+}
+
+impl Console {
+    /// How much more can be typed ahead, bytes.
+    fn room(&self) -> usize {
+        MAX_TYPED.saturating_sub(self.typed.len())
+    }
+
+    /// Its terminal can be read or written.
+    fn serve_terminal(&mut self, ready: Ready) {
+        let room = self.room();
+        if let Some(pty) = &mut self.pty {
+            if ready.read {
+                self.typed.extend(pty.typed(room));
+            }
+            if ready.write {
+                pty.flush();
+            }
+        }
+    }
 }
 
 /// Somebody at the socket.
@@ -212,6 +252,8 @@ struct Daemon {
     dealt_with: Vec<(u16, String)>,
     /// Takes up moves that their processes left.
     moves: Watch,
+    /// When domains were looked at.
+    looked: Instant,
 }
 
 /// Runs until it is ended.
@@ -239,10 +281,12 @@ pub fn run() -> Result<()> {
         clients: Vec::new(),
         dealt_with: Vec::new(),
         moves: Watch::default(),
+        looked: Instant::now(),
     };
     if let Err(error) = daemon.sweep() {
         eprintln!("overcast: what others left: {error}");
     }
+    daemon.look_at_domains()?;
     println!("overcast: the daemon runs");
     loop {
         daemon.turn()?;
@@ -250,6 +294,12 @@ pub fn run() -> Result<()> {
 }
 
 impl Daemon {
+    /// How much a client may type, bytes.
+    fn room(&self, client: &Client) -> usize {
+        let console = client.console.and_then(|it| self.consoles.get(&it));
+        console.map_or(MAX_TYPED, Console::room)
+    }
+
     /// Takes away what others left: another Dom0 that died at its work, moves that were killed.
     fn sweep(&mut self) -> Result<()> {
         nodes::sweep(&self.control, &mut self.store)?;
@@ -257,35 +307,64 @@ impl Daemon {
     }
 
     fn turn(&mut self) -> Result<()> {
-        let waits = self.clients.iter().any(|client| !client.pending.is_empty())
-            || self
-                .consoles
-                .values()
-                .any(|console| !console.typed.is_empty());
-        let timeout = if waits { SOON } else { LOOK };
-        let mut files = vec![
-            self.store.as_fd(),
-            self.events.as_fd(),
-            self.listener.as_fd(),
+        let mut wanted = vec![
+            Wanted::read(self.store.as_fd()),
+            Wanted::read(self.events.as_fd()),
+            Wanted::read(self.listener.as_fd()),
         ];
-        files.extend(self.clients.iter().map(|client| client.stream.as_fd()));
-        let ready = wait_readable(&files, Some(timeout))?;
-        drop(files);
-        let (store, clients) = (ready[0], ready.get(3..).unwrap_or_default());
-        if store || !ready.contains(&true) {
+        wanted.extend(self.clients.iter().map(|client| Wanted {
+            file: client.stream.as_fd(),
+            read: self.room(client) > 0,
+            write: !client.pending.is_empty(),
+        }));
+        let terminals: Vec<u16> = self
+            .consoles
+            .iter()
+            .filter_map(|(&id, console)| {
+                let pty = console.pty.as_ref()?;
+                wanted.push(Wanted {
+                    file: pty.as_fd(),
+                    read: console.room() > 0,
+                    write: pty.waits(),
+                });
+                Some(id)
+            })
+            .collect();
+        let timeout = LOOK.saturating_sub(self.looked.elapsed());
+        let ready = poll::wait(&wanted, Some(timeout))?;
+        drop(wanted);
+        let (own, rest) = ready.split_at(3);
+        let (clients, ptys) = rest.split_at(self.clients.len());
+        if own[0].any() || self.looked.elapsed() >= LOOK {
             while self.store.wait_for(Duration::ZERO)?.is_some() {}
             self.look_at_domains()?;
         }
-        while let Some(port) = self.events.pending()? {
-            // The console may be gone meanwhile.
-            let _ = self.events.unmask(port);
-        }
-        for (index, &speaks) in clients.iter().enumerate() {
-            if speaks {
-                self.hear(index);
+        // No more than there can be at once: a guest can send them as fast as they are taken.
+        for _ in 0..=self.consoles.len() {
+            match self.events.pending()? {
+                // The console may be gone meanwhile.
+                Some(port) => drop(self.events.unmask(port)),
+                None => break,
             }
         }
-        if ready[2] {
+        for (index, one) in clients.iter().enumerate() {
+            if one.read {
+                self.hear(index);
+            } else if one.ended
+                && let Some(client) = self.clients.get_mut(index)
+            {
+                client.gone = true;
+            }
+        }
+        for (id, &one) in terminals.iter().zip(ptys) {
+            if one.ended {
+                // Somebody hung it up.
+                self.give_terminal(*id);
+            } else if let Some(console) = self.consoles.get_mut(id) {
+                console.serve_terminal(one);
+            }
+        }
+        if own[2].any() {
             self.welcome();
         }
         self.serve()?;
@@ -315,11 +394,22 @@ impl Daemon {
 
     /// A client has something to say.
     fn hear(&mut self, index: usize) {
+        let room = match self.clients.get(index) {
+            Some(client) => self.room(client),
+            None => return,
+        };
         let Some(client) = self.clients.get_mut(index) else {
             return;
         };
         let mut buffer = [0; 1024];
-        let count = match client.stream.read(&mut buffer) {
+        let room = room.min(buffer.len());
+        if room == 0 {
+            return;
+        }
+        let count = match client
+            .stream
+            .read(buffer.get_mut(..room).unwrap_or_default())
+        {
             Ok(0) => {
                 // It has said all, and may still want to hear.
                 client.leaving |= client.console.is_none();
@@ -362,8 +452,8 @@ impl Daemon {
             }
         }
         if let Some(console) = client.console.and_then(|it| self.consoles.get_mut(&it)) {
-            let room = MAX_TYPED.saturating_sub(console.typed.len());
-            console.typed.extend(data.iter().take(room));
+            // What came behind a request was not reckoned with; it is little.
+            console.typed.extend(data);
         }
     }
 
@@ -388,6 +478,9 @@ impl Daemon {
                 continue;
             }
             console.log.write(&printed);
+            if let Some(pty) = &mut console.pty {
+                pty.print(&printed);
+            }
             console.kept.extend(&printed);
             let beyond = console.kept.len().saturating_sub(KEPT);
             console.kept.drain(..beyond);
@@ -402,6 +495,7 @@ impl Daemon {
 
     /// Domains have come, gone or ended.
     fn look_at_domains(&mut self) -> Result<()> {
+        self.looked = Instant::now();
         let domains = self.control.domains()?;
         let there = |id: u16| domains.iter().any(|info| info.id == id && !info.dying);
         let gone: Vec<u16> = self
@@ -444,9 +538,27 @@ impl Daemon {
                 port,
                 kept: VecDeque::new(),
                 typed: VecDeque::new(),
+                pty: None,
                 log: Log::open(&name),
             };
             self.consoles.insert(domain, console);
+            self.give_terminal(domain);
+        }
+    }
+
+    /// Makes a terminal for a console, and says in the store where.
+    fn give_terminal(&mut self, domain: u16) {
+        let Some(console) = self.consoles.get_mut(&domain) else {
+            return;
+        };
+        console.pty = Pty::open()
+            .inspect_err(|error| {
+                eprintln!("overcast: domain {domain}: no terminal for its console: {error}");
+            })
+            .ok();
+        if let Some(pty) = &console.pty {
+            let node = format!("/local/domain/{domain}/console/tty");
+            let _ = self.store.write(&node, pty.name().as_bytes());
         }
     }
 

@@ -12,10 +12,6 @@ mod commands;
 mod config;
 mod console;
 mod control;
-#[allow(
-    dead_code,
-    reason = "an interface, of which not every command uses all"
-)]
 mod cpu;
 mod daemon;
 mod error;
@@ -24,17 +20,11 @@ mod first_boot;
 mod migrate;
 #[cfg(feature = "model")]
 pub mod migrate;
-#[allow(
-    dead_code,
-    reason = "an interface, of which not every command uses all"
-)]
+mod poll;
 mod store;
 pub mod stream;
 mod terminal;
-#[allow(
-    dead_code,
-    reason = "an interface, of which not every command uses all"
-)]
+mod top;
 mod xen;
 
 use std::process::ExitCode;

@@ -12,7 +12,7 @@ use xen_abi::io_xs_wire::*;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::{Error, Result};
-use crate::xen::evtchn::wait_readable;
+use crate::poll::wait_readable;
 
 const SOCKET: &str = "/run/xenstored/socket";
 const DEVICE: &str = "/dev/xen/xenbus";
@@ -214,14 +214,6 @@ impl Store {
         let mut payload = zero_ended(path);
         payload.extend(zero_ended(token));
         self.request(XS_WATCH, "watch", path, &payload)?;
-        Ok(())
-    }
-
-    /// Undoes a [`Self::watch`].
-    pub fn unwatch(&mut self, path: &str, token: &str) -> Result<()> {
-        let mut payload = zero_ended(path);
-        payload.extend(zero_ended(token));
-        self.request(XS_UNWATCH, "unwatch", path, &payload)?;
         Ok(())
     }
 

@@ -17,7 +17,9 @@
 //! | (directory is gone) | | [`Backend::disconnect`] if it was connected; dropped |
 //!
 //! A backend's node `state` that the tools set to Closing asks for the end: the frontend
-//! sees it too, and closes; one that never connected is Closed at once.
+//! sees it too, and closes; one that never connected is Closed at once. The directory of a
+//! device that is Closed, and whose `online` the tools have set to 0, is removed [`LINGER`]
+//! later: they wait for that, but have to see first that it is Closed.
 //!
 //! A frontend whose driver is unbound goes to Closed. Linux's netfront writes Initialising when it
 //! is bound again, and so is back; its blkfront keeps the state Closed that it had, and waits for
@@ -63,23 +65,28 @@ use alloc::string::{String, ToString};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt::Display;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use overcast_core::error::{Error, Result as CoreResult};
 use overcast_core::ids::DomainId;
-use overcast_core::xenbus::{Action, backend_written, frontend_changed, may_write};
+use overcast_core::xenbus::{Action, backend_written, frontend_changed, is_over, may_write};
 use overcast_core::xenstore::perms::{Access, Perms};
 use spin::{Mutex, Once};
 use xen_abi::io_xenbus::*;
+use xen_abi::overcast::DeviceCounts;
 
 use crate::arch::console::GUEST;
-use crate::io::{Progress, Task};
+use crate::io::{self, Progress, Task};
+use crate::time;
 use crate::xenstore::{Client, View};
 
 /// Events that are looked at in one run of the task.
 const EVENTS_A_RUN: u32 = 32;
 /// The longest text that is taken from a frontend.
 const MAX_FRONTEND_TEXT: usize = 256;
+/// How long a device that the tools have given up is still to be seen, Closed, ns. They wait
+/// ten seconds; if it is gone before they have looked, they complain.
+const LINGER: u64 = 5_000_000_000;
 /// Token of the watch on backends' directories.
 const BACKENDS: &str = "backend";
 
@@ -127,6 +134,9 @@ pub trait Backend: Send {
         let _ = device;
     }
 
+    /// What it did, beside the names of the device; `None` if there is nothing to be told.
+    fn counts(&self) -> Option<DeviceCounts>;
+
     /// A node of the backend's directory other than its state was changed, by anybody.
     fn changed(&mut self, device: &Device, key: &str) {
         let _ = (device, key);
@@ -149,6 +159,8 @@ pub struct Device {
     state: AtomicU32,
     /// Somebody found that it cannot go on.
     failed: AtomicBool,
+    /// When it is to be removed, ns; 0 for never.
+    remove_at: AtomicU64,
 }
 
 impl Device {
@@ -261,6 +273,55 @@ impl Device {
         }
     }
 
+    /// Has the backend's nodes removed in a while, if the tools have given the device up and it is
+    /// closed.
+    fn remove_soon_if_over(&self) {
+        if is_over(
+            self.read_number("state").ok(),
+            self.read_number("online").ok(),
+        ) {
+            self.remove_at
+                .store(time::now().saturating_add(LINGER), Ordering::Release);
+            if let Some(bus) = BUS.get() {
+                // It sets its timer.
+                bus.task.raise();
+            }
+        }
+    }
+
+    /// Removes the backend's nodes if the tools have given the device up and it is closed. The
+    /// event of that has the device forgotten.
+    fn remove_if_over(&self) {
+        let Some(client) = client() else { return };
+        let own = &self.backend_path;
+        let error = format!(
+            "/local/domain/{}/error/backend/{}",
+            DomainId::XEN,
+            self.name()
+        );
+        let removed = client.transaction(|store| {
+            let number = |key: &str| store.read_number(&format!("{own}/{key}")).ok();
+            if !is_over(number("state"), number("online")) {
+                return Ok(());
+            }
+            for path in [own.as_str(), error.as_str()] {
+                match store.remove(path) {
+                    Err(Error::NoEntry) => continue,
+                    other => other?,
+                }
+                // A domain without devices has no directory.
+                let above = path.rsplit_once('/').map_or("", |(above, _)| above);
+                if store.directory(above).is_ok_and(|names| names.is_empty()) {
+                    store.remove(above)?;
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = removed {
+            log::warn!("{own} cannot be removed: {error:?}");
+        }
+    }
+
     /// Says why the device cannot go on, and has it closed. In any task.
     pub fn fail(&self, failure: &Failure) {
         self.report(failure);
@@ -292,7 +353,8 @@ impl Device {
 struct Instance {
     device: Arc<Device>,
     kind: Arc<dyn Kind>,
-    /// Locked by the bus's task only. `None` as long as it cannot be made.
+    /// Locked by the bus's task, and by who asks for counts and holds nothing else. `None` as
+    /// long as it cannot be made.
     backend: Mutex<Option<Box<dyn Backend>>>,
     connected: AtomicBool,
 }
@@ -440,6 +502,23 @@ pub fn remove_devices(domain: DomainId) -> bool {
     mine.is_empty()
 }
 
+/// What the backends of all devices did.
+pub fn counts() -> Vec<DeviceCounts> {
+    let Some(bus) = BUS.get() else {
+        return Vec::new();
+    };
+    let devices: Vec<_> = bus.devices.lock().values().cloned().collect();
+    let of = |instance: &Arc<Instance>| {
+        let counts = instance.backend.lock().as_ref()?.counts()?;
+        Some(DeviceCounts {
+            domain: instance.device.domain.0,
+            device: instance.device.id,
+            ..counts
+        })
+    };
+    devices.iter().filter_map(of).collect()
+}
+
 fn backend_path(kind: &str, domain: DomainId, id: u32) -> String {
     let me = DomainId::XEN;
     format!("/local/domain/{me}/backend/{kind}/{domain}/{id}")
@@ -461,6 +540,7 @@ impl Bus {
         for instance in failed {
             instance.act(Action::Closing);
         }
+        self.remove_what_is_over();
         for _ in 0..EVENTS_A_RUN {
             let Some(event) = client.next_event() else {
                 return Progress::Done;
@@ -473,6 +553,29 @@ impl Bus {
             }
         }
         Progress::More
+    }
+
+    /// Removes what was given up long enough ago, and looks again when the next was.
+    fn remove_what_is_over(&self) {
+        let now = time::now();
+        let (mut due, mut next) = (Vec::new(), u64::MAX);
+        for instance in self.devices.lock().values() {
+            let remove_at = &instance.device.remove_at;
+            match remove_at.load(Ordering::Acquire) {
+                0 => {}
+                at if at <= now => {
+                    remove_at.store(0, Ordering::Release);
+                    due.push(instance.device.clone());
+                }
+                at => next = next.min(at),
+            }
+        }
+        for device in due {
+            device.remove_if_over();
+        }
+        if next != u64::MAX {
+            io::raise_at(self.task.id(), next);
+        }
     }
 
     /// The device of a name as [`Device::name`] gives it.
@@ -570,6 +673,7 @@ impl Bus {
             frontend_path,
             state: AtomicU32::new(XENBUS_STATE_INITIALISING),
             failed: AtomicBool::new(false),
+            remove_at: AtomicU64::new(0),
         });
         let instance = Arc::new(Instance {
             device: device.clone(),
@@ -657,6 +761,7 @@ impl Instance {
             Action::Closed => {
                 self.disconnect();
                 device.set_state(XENBUS_STATE_CLOSED);
+                device.remove_soon_if_over();
             }
             Action::Restart => {
                 self.disconnect();
@@ -695,10 +800,12 @@ impl Instance {
             return;
         };
         let written = written as u32;
-        if written != device.state() {
+        // One that failed is Closing already when the tools ask for it.
+        if written != device.state() || written == XENBUS_STATE_CLOSING {
             device.state.store(written, Ordering::Release);
             let action = backend_written(written, self.is_connected(), device.is_online());
             self.act(action);
         }
+        device.remove_soon_if_over();
     }
 }

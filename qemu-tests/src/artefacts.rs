@@ -56,6 +56,14 @@ pub fn root_disk() -> Result<PathBuf, String> {
     )
 }
 
+/// The same that PV GRUB boots.
+pub fn boot_disk() -> Result<PathBuf, String> {
+    existing(
+        root().join("build/cache/root-boot.img"),
+        "scripts/rootfs.sh boot makes it",
+    )
+}
+
 /// The disk image for clouds. Machines share it, as they do [`root_disk`].
 pub fn image() -> Result<PathBuf, String> {
     existing(

@@ -94,6 +94,7 @@ pub fn all() -> Vec<Case> {
         case("domains-saved", moves::saved),
         case("domains-exchange", neighbours::exchange),
         case("domains-hostile", neighbours::harm),
+        long("domains-32-vcpus", domains::many_vcpus),
         case("migrate-two-machines", |n| {
             trips::run(n, &trips::Plan::default())
         }),

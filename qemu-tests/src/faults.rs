@@ -96,7 +96,9 @@ pub(crate) fn run(pair: &mut Pair, plan: &Plan) -> Result<(), String> {
     for fault in plan.faults {
         let from = pair.at;
         one(pair, *fault).map_err(|why| format!("{fault:?}, from machine {}: {why}", from + 1))?;
-        let well = pair.is_well(plan.disk == Disk::Shared).and_then(|()| nothing_left(pair));
+        let well = pair
+            .is_well(plan.disk == Disk::Shared)
+            .and_then(|()| nothing_left(pair));
         if let Err(why) = well {
             for host in &mut pair.hosts {
                 host.shell("overcast list; overcast migrate-status; cat /tmp/daemon.log /tmp/receive.log /tmp/move; rest")?;

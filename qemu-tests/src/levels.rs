@@ -406,8 +406,9 @@ fn counts_on(host: &mut Session, guest: &str) -> Result<(), String> {
         "touch {log}; a={count}; n=0; until [ {count} -ge $((a + 3)) ]; do \
          sleep 1; n=$((n + 1)); [ $n -lt 250 ] || {{ tail -5 {log}; false; break; }}; done"
     ))?;
+    // What is typed is echoed, and looked at with the rest in the end.
     let wrong = host.shell(&format!(
-        "grep -a 'init: loop: ' {log} | grep -v count; grep -aE 'Oops|Call Trace|trap invalid|BUG' {log}; true"
+        "grep -a 'init: loop: ' {log} | grep -v count; grep -aE '[O]ops|[C]all Trace|[t]rap invalid|[B]UG' {log}; true"
     ))?;
     match wrong.is_empty() {
         true => Ok(()),

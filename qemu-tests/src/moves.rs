@@ -2,6 +2,7 @@
 
 use crate::artefacts;
 use crate::disks;
+use crate::domains;
 use crate::guest_log;
 use crate::machine::{Machine, System};
 use crate::session::{Session, says};
@@ -31,13 +32,7 @@ fn counts_on(session: &mut Session, guest: &str) -> Result<(), String> {
 /// A guest with two vCPUs is saved and restored, saved while it goes on, and moved within the
 /// machine; a file that ends early is refused and leaves nothing.
 pub fn saved(name: &str) -> Result<(), String> {
-    let machine = Machine::linux(System::Overcast, "domains", "run=control")?
-        .cpus(2)
-        .memory(1536)
-        .options("dom0_mem=768M dom0_disk=none");
-    let mut session = Session::start(&machine, name)?;
-    session.wait_for("init: shell")?;
-    session.shell("until grep -q runs /tmp/daemon.log; do sleep 0.1; done; ip link set lo up")?;
+    let mut session = domains::start(&domains::machine()?.memory(1536), name)?;
     says(
         &mut session,
         "overcast create --name g --kernel /guest/vmlinuz --initrd /guest/initrd --memory 128 --vcpus 2 \

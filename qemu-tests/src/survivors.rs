@@ -75,17 +75,23 @@ pub fn dom0_dies(name: &str) -> Result<(), String> {
         says(s, &create, &format!("{guest} is domain"))?;
     }
     let before = work(s)?;
-    // What the first writes is logged: it is on its way, to the same machine.
+    // What a third writes is logged: it is on its way, to the same machine.
+    says(
+        s,
+        "overcast create --name c --kernel /guest/vmlinuz --initrd /guest/initrd --memory 96 \
+         --cmdline 'console=hvc0 run=count' 2>/tmp/error || cat /tmp/error",
+        "c is domain",
+    )?;
     s.shell(
         "ip link set lo up; overcast init; (overcast receive --listen 127.0.0.1 >/tmp/receive.log 2>&1 &); \
          until grep -q :1FA6 /proc/net/tcp; do sleep 0.1; done; \
-         (overcast migrate a 127.0.0.1 --name c --bandwidth 1M >/tmp/move 2>&1 &); \
+         (overcast migrate c 127.0.0.1 --name d --bandwidth 1M >/tmp/move 2>&1 &); \
          until overcast migrate-status | grep -q 'round 1'; do sleep 0.2; done",
     )?;
     guest_log::check(s.text())?;
     s.fatal_signs = false;
     s.send_line("echo c >/proc/sysrq-trigger")?;
-    s.wait_for("Hardware Dom0 crashed: it alone is restarted; 3 other domains go on")?;
+    s.wait_for("Hardware Dom0 crashed: it alone is restarted; 4 other domains go on")?;
     s.wait_for("what it writes is not logged any more")?;
     s.wait_for("Dom0 is restarted")?;
     s.fatal_signs = true;
@@ -104,7 +110,7 @@ pub fn dom0_dies(name: &str) -> Result<(), String> {
     // They are this Dom0's, as if it had made them.
     says(
         s,
-        "for domain in a b 3; do overcast destroy $domain 2>/dev/null; done; \
+        "for domain in a b c 4; do overcast destroy $domain 2>/dev/null; done; \
          overcast list --json | grep -c '\"id\"'",
         "1",
     )?;

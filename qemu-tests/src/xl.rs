@@ -2,6 +2,7 @@
 //! guests that it makes, changes, saves, restores and destroys.
 
 use crate::cases::{Case, case};
+use crate::disks;
 use crate::guest_log;
 use crate::machine::{Machine, System};
 use crate::session::Session;
@@ -14,13 +15,17 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-fn start(name: &str, cpu: &str) -> Result<Session, String> {
+fn machine() -> Result<Machine, String> {
     let mut machine = Machine::linux(System::Overcast, "xl", "loglevel=5")?
         .cpus(2)
-        .cpu(cpu)
+        .cpu("max,-smap,-smep")
         .memory(2048);
     machine.options = "console=com1 loglvl=info dom0_mem=1024M".to_owned();
-    let mut session = Session::start(&machine, name)?;
+    Ok(machine)
+}
+
+fn start(name: &str, machine: &Machine) -> Result<Session, String> {
+    let mut session = Session::start(machine, name)?;
     wait_ready(&mut session)?;
     Ok(session)
 }
@@ -58,8 +63,20 @@ fn free_memory(session: &mut Session) -> Result<u64, String> {
         .map_err(|_| format!("xl info free_memory says {answer:?}"))
 }
 
+/// Devices of the hypervisor's, which is the domain 32754 to the tools.
+const DEVICES: &str =
+    "disk=[\"vdev=xvda,backend=32754,target=vda\"]; vif=[\"bridge=eth0,backend=32754\"]";
+
 fn tools(name: &str) -> Result<(), String> {
-    let mut session = start(name, "max,-smap,-smep")?;
+    let mut machine = machine()?.options("dom0_disk=none dom0_net=no");
+    let disk = disks::empty("xl.img", 16)?;
+    machine.extra.extend([
+        "-drive".to_owned(),
+        format!("file={},format=raw,if=virtio", disk.display()),
+        "-nic".to_owned(),
+        "user,model=virtio-net-pci".to_owned(),
+    ]);
+    let mut session = start(name, &machine)?;
     let s = &mut session;
     want(s, "xl list", &[&["Domain-0", "0", "1024", "2", "r-----"]])?;
     want(
@@ -89,7 +106,9 @@ fn tools(name: &str) -> Result<(), String> {
     )?;
     let before = free_memory(s)?;
 
-    s.shell("guest one 1 96 facts,work,count; xl create /run/one.cfg >/dev/null")?;
+    s.shell(&format!(
+        "guest one 1 96 facts,work,vbd,net,count '{DEVICES}'; xl create /run/one.cfg >/dev/null"
+    ))?;
     s.shell("guest two 2 128 facts,work,count; xl create /run/two.cfg >/dev/null")?;
     s.shell("said one 'count 3'; said two 'count 3'")?;
     want(
@@ -102,6 +121,12 @@ fn tools(name: &str) -> Result<(), String> {
         "line two 'cpus online'",
         &[&["online", "0-1,", "2", "in", "all"]],
     )?;
+    want(
+        s,
+        "line one 'init: vbd'",
+        &[&["16777216", "bytes,", "read", "as", "written"]],
+    )?;
+    want(s, "line one 'net: eth0'", &[&["eth0"]])?;
     want(s, "xl list", &[&["one", "96", "1"], &["two", "128", "2"]])?;
 
     s.shell("xl pause one")?;
@@ -130,7 +155,23 @@ fn tools(name: &str) -> Result<(), String> {
     s.shell(&format!("said two 'count {}'", saved + 3))?;
     s.shell("! grep -q 'Linux version' /var/log/xen/console/guest-two.log")?;
 
-    s.shell("xl destroy first; xl destroy two")?;
+    // Our daemon's consoles are as good to xl as those of xenconsoled.
+    s.shell("kill $(pidof xenconsoled); (overcast daemon >/run/daemon 2>&1 &)")?;
+    s.shell(
+        "until grep -q 'init: count' /var/log/overcast/first.log 2>/dev/null; do sleep 0.5; done",
+    )?;
+    s.send_line("xl console first")?;
+    s.wait_for("init: count ")?;
+    s.wait_for("init: count ")?;
+    s.send(b"\x1d")?;
+    s.shell("true")?;
+
+    // The devices go, and the hypervisor's ends of them: else there were complaints.
+    let answer = s.shell("xl destroy first 2>&1; xl shutdown -w two 2>&1 | grep -iE 'error|time|fail'; \
+         for kind in vbd vif; do ! xenstore-exists /local/domain/32754/backend/$kind/1 || echo $kind is left; done")?;
+    if !answer.is_empty() {
+        return Err(s.failure(&format!("xl destroy says {answer:?}")));
+    }
     s.shell("n=0; while [ $(xl list | wc -l) -gt 2 ] && [ $n -lt 60 ]; do n=$((n+1)); sleep 1; done; [ $n -lt 60 ]")?;
     s.shell("rm -f /run/two.save")?;
     let mut after = free_memory(s)?;
@@ -152,7 +193,7 @@ fn tools(name: &str) -> Result<(), String> {
 /// Dom0's kernel crashes while a guest counts: the guest goes on, and the next Dom0's tools
 /// find it.
 fn dom0_restart(name: &str) -> Result<(), String> {
-    let mut session = start(name, "max,-smap,-smep")?;
+    let mut session = start(name, &machine()?)?;
     let s = &mut session;
     s.shell("guest one 1 96 count; xl create /run/one.cfg >/dev/null; said one 'count 2'")?;
     guest_log::check(s.text())?;

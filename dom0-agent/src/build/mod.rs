@@ -11,15 +11,16 @@
 //! What fails leaves a domain to be destroyed; [`remove`] does it.
 
 pub mod nodes;
+mod unpack;
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use overcast_core::addr::{Mfn, PAGE_SIZE, Pfn};
 use overcast_core::builder::BuildError;
 use overcast_core::builder::elf::Kernel;
-use overcast_core::builder::image::KernelImage;
 use overcast_core::builder::layout::{Layout, RingPages};
 use overcast_core::builder::populate::{
     Contents, InitialState, Initrd, Role, populate as write_domain,
@@ -44,9 +45,11 @@ const MAX_PORT: u32 = 1023;
 /// The highest version of grant tables that a domain may use.
 const GRANT_VERSION: u32 = 2;
 /// KiB beyond its memory that a domain may have, as libxl sets it.
-const SLACK_KIB: u64 = 1024;
+pub const SLACK_KIB: u64 = 1024;
 /// Pages that a domain is given at a time, between which progress is told.
 const POPULATE_AT_ONCE: usize = 16 << 10;
+/// The largest file with a kernel, bytes: what it is when unpacked, with symbols.
+const MAX_KERNEL: u64 = 1 << 30;
 /// The largest initrd, bytes.
 const MAX_INITRD: u64 = 4 << 30;
 /// `GTF_permit_access`
@@ -57,6 +60,23 @@ const RESERVED_XENSTORE: usize = 1;
 
 /// Is told what is being done, and how much of it: done, of all.
 pub type Progress<'a> = &'a mut dyn FnMut(&'static str, u64, u64);
+
+/// Reads a file that has something in it, and at most so many bytes.
+fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let wrong = |why: String| Error::Boot {
+        path: path.to_owned(),
+        why,
+    };
+    let mut data = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(most + 1).read_to_end(&mut data))
+        .map_err(|error| wrong(error.to_string()))?;
+    match data.len() as u64 {
+        0 => Err(wrong("it is empty".to_owned())),
+        length if length > most => Err(wrong(format!("more than {} MiB", most >> 20))),
+        _ => Ok(data),
+    }
+}
 
 /// What a domain boots from.
 pub struct Boot {
@@ -73,40 +93,17 @@ impl Boot {
     /// `Boot` with the file that cannot be used.
     pub fn load(kernel: &Path, initrd: Option<&Path>, progress: Progress<'_>) -> Result<Self> {
         progress("reading the kernel", 0, 0);
-        let read = |path: &Path| {
-            fs::read(path).map_err(|error| Error::Boot {
-                path: path.to_owned(),
-                why: error.to_string(),
-            })
-        };
-        let file = read(kernel)?;
+        let file = read(kernel, MAX_KERNEL)?;
         let refused = |error: BuildError| Error::Boot {
             path: kernel.to_owned(),
             why: error.to_string(),
         };
-        let image = KernelImage::parse(&file).map_err(refused)?;
         progress("unpacking the kernel", 0, 0);
-        let elf = match image.buffer_size() {
-            0 => image.unpack(&mut []).map_err(refused)?.to_vec(),
-            size => {
-                let mut buffer = vec![0; size];
-                image.unpack(&mut buffer).map_err(refused)?;
-                buffer
-            }
-        };
+        let elf = unpack::unpack(&file).map_err(refused)?;
         Kernel::parse_guest(&elf).map_err(refused)?;
         let initrd = match initrd {
             None => Vec::new(),
-            Some(path) => {
-                let data = read(path)?;
-                if data.is_empty() || data.len() as u64 > MAX_INITRD {
-                    return Err(Error::Boot {
-                        path: path.to_owned(),
-                        why: format!("{} bytes are no initrd", data.len()),
-                    });
-                }
-                data
-            }
+            Some(path) => read(path, MAX_INITRD)?,
         };
         Ok(Self {
             path: kernel.to_owned(),
@@ -405,7 +402,6 @@ pub fn remove(control: &Control, store: &mut crate::store::Store, domain: u16) -
 
 /// Random bytes of the kernel's.
 pub fn random<const N: usize>() -> Result<[u8; N]> {
-    use std::io::Read;
     let mut bytes = [0; N];
     fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
@@ -455,6 +451,10 @@ mod tests {
             text.contains("overcast-no-kernel") && text.contains("format"),
             "{text}"
         );
+        // A device that never ends is no kernel.
+        let error = read(Path::new("/dev/zero"), 1 << 20).expect_err("too long");
+        assert!(error.to_string().contains("more than 1 MiB"), "{error}");
+        assert!(read(Path::new("/dev/null"), 1).is_err());
         let error = Boot::load(Path::new("/nowhere"), None, &mut |_, _, _| ()).err();
         assert_eq!(error.map(|error| error.exit_status()), Some(8));
     }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{chosen, find, print_json, shown, with_domain};
 use crate::build;
 use crate::cli::ShutdownArgs;
+use crate::config::domain::check_name;
 use crate::control::{Control, DomainInfo, uuid};
 use crate::daemon;
 use crate::error::{Error, Result};
@@ -114,11 +115,8 @@ pub fn destroy(domain: &str) -> Result<()> {
 }
 
 pub fn rename(domain: &str, name: &str) -> Result<()> {
-    if name.is_empty() || name.parse::<u64>().is_ok() || name.contains(['/', '\0', '\n']) {
-        return Err(Error::Usage(format!(
-            "\"{name}\" is no name for a domain: numbers, slashes and line ends are not allowed"
-        )));
-    }
+    check_name(name)
+        .map_err(|why| Error::Usage(format!("\"{name}\" is no name for a domain: {why}")))?;
     let control = Control::open()?;
     let (info, _) = find(&control, domain)?;
     let mut store = Store::open()?;
@@ -130,7 +128,9 @@ pub fn rename(domain: &str, name: &str) -> Result<()> {
             )));
         }
     }
-    store.write(&format!("/local/domain/{}/name", info.id), name.as_bytes())
+    store.write(&format!("/local/domain/{}/name", info.id), name.as_bytes())?;
+    // It is called so after a restart, too.
+    daemon::renamed(&info.uuid, name)
 }
 
 pub fn set_memory(domain: &str, kib: u64) -> Result<()> {
@@ -150,12 +150,13 @@ pub fn set_memory(domain: &str, kib: u64) -> Result<()> {
         )));
     }
     // Before it asks for more; what it is to give it may keep until it does.
-    if kib > info.max_memory_kib && info.id != 0 {
-        control.set_max_memory(info.id, kib)?;
+    let most = kib.max(info.memory_kib).saturating_add(build::SLACK_KIB);
+    if most > info.max_memory_kib && info.id != 0 {
+        control.set_max_memory(info.id, most)?;
     }
     store.write(&format!("{home}/memory/target"), kib.to_string().as_bytes())?;
-    if kib < info.max_memory_kib && info.id != 0 {
-        control.set_max_memory(info.id, kib.max(info.memory_kib))?;
+    if most < info.max_memory_kib && info.id != 0 {
+        control.set_max_memory(info.id, most)?;
     }
     Ok(())
 }

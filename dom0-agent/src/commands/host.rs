@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::print_json;
 use crate::control::{Control, HostInfo};
-use crate::cpu::report;
+use crate::cpu::{Machine, report};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -77,10 +77,8 @@ pub fn check(json: bool) -> Result<()> {
             add("hypervisor", true, host.version.clone());
             add("64-bit PV guests", pv, host.capabilities.clone());
             add("CPUs", host.cpus > 0, host.cpus.to_string());
-            if let Ok(machine) = control
-                .as_ref()
-                .map_err(|_| ())
-                .and_then(|control| crate::cpu::Machine::here(control).map_err(|_| ()))
+            if let Ok(control) = &control
+                && let Ok(machine) = Machine::here(control)
             {
                 add("CPU of guests", true, report::baseline(&machine).to_owned());
                 let visible = report::visible(&machine);

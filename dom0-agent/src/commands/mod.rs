@@ -22,6 +22,7 @@ use crate::daemon;
 use crate::error::{Error, Result};
 use crate::first_boot;
 use crate::store::Store;
+use crate::top;
 
 /// Carries out a command line.
 pub fn run(cli: Cli) -> Result<()> {
@@ -61,6 +62,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Rename { domain, name } => domain::rename(&domain, &name),
         Command::MemSet { domain, memory } => domain::set_memory(&domain, memory),
         Command::VcpuList { domains } => vcpu::list(&domains, json),
+        Command::Top(args) => top::run(&args, json),
         Command::VcpuSet { domain, vcpus } => vcpu::set(&domain, vcpus),
         Command::VcpuPin {
             domain,
@@ -133,7 +135,10 @@ fn with_domain(domain: &str, act: impl FnOnce(&Control, u16) -> Result<()>) -> R
 }
 
 /// All domains, or those that were named.
-fn chosen(control: &Control, domains: &[String]) -> Result<Vec<(DomainInfo, Option<String>)>> {
+pub(crate) fn chosen(
+    control: &Control,
+    domains: &[String],
+) -> Result<Vec<(DomainInfo, Option<String>)>> {
     if !domains.is_empty() {
         return domains.iter().map(|domain| find(control, domain)).collect();
     }
@@ -148,7 +153,7 @@ fn chosen(control: &Control, domains: &[String]) -> Result<Vec<(DomainInfo, Opti
 }
 
 /// What is shown of a domain without a name.
-fn shown(name: &Option<String>, id: u16) -> String {
+pub(crate) fn shown(name: &Option<String>, id: u16) -> String {
     match name {
         Some(name) => name.clone(),
         None if id == 0 => "Domain-0".to_owned(),

@@ -172,6 +172,10 @@ impl Reader {
     }
 
     fn number(&mut self, key: &str, most: u32) -> ConfigResult<Option<u32>> {
+        self.number_from(key, 1, most)
+    }
+
+    fn number_from(&mut self, key: &str, least: u32, most: u32) -> ConfigResult<Option<u32>> {
         let number = match self.table.remove(key) {
             None => return Ok(None),
             Some(Value::Number(number)) => u32::try_from(number).ok(),
@@ -179,11 +183,11 @@ impl Reader {
             Some(Value::Text(text)) => text.trim().parse().ok(),
             Some(_) => None,
         };
-        match number.filter(|number| (1..=most).contains(number)) {
+        match number.filter(|number| (least..=most).contains(number)) {
             Some(number) => Ok(Some(number)),
             None => Err(wrong(
                 key,
-                format_args!("expected a number from 1 to {most}"),
+                format_args!("expected a number from {least} to {most}"),
             )),
         }
     }
@@ -241,8 +245,9 @@ impl Reader {
     fn event(&mut self, key: &str, default: Event) -> ConfigResult<Event> {
         match self.text(key)?.as_deref() {
             None => Ok(default),
-            Some("destroy") => Ok(Event::Destroy),
-            Some("restart") => Ok(Event::Restart),
+            // No core is written here.
+            Some("destroy" | "coredump-destroy") => Ok(Event::Destroy),
+            Some("restart" | "coredump-restart") => Ok(Event::Restart),
             Some("preserve") => Ok(Event::Preserve),
             Some(other) => Err(wrong(
                 key,
@@ -318,7 +323,7 @@ impl DomainConfig {
             weight: reader
                 .number("cpu_weight", 65535)?
                 .map(|weight| weight as u16),
-            cap: reader.number("cap", 65535)?.map(|cap| cap as u16),
+            cap: reader.number_from("cap", 0, 65535)?.map(|cap| cap as u16),
             disks: devices::disks("disk", &reader.list("disk")?)?,
             vifs: devices::vifs("vif", &reader.list("vif")?)?,
             on_poweroff: reader.event("on_poweroff", Event::Destroy)?,
@@ -507,6 +512,32 @@ mod tests {
             let error = xl(&text).expect_err(missing).to_string();
             assert!(error.starts_with(&format!("{missing}: missing")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_as_xen_tools_write_it_is_understood() {
+        let (config, unknown) = xl("#\n# Configuration file for the Xen instance web\n#\n\n#\n#  Kernel + \
+             memory size\n#\nkernel      = '/boot/vmlinuz-6.1.0-13-amd64'\n\
+             extra       = 'elevator=noop'\nramdisk     = '/boot/initrd.img-6.1.0-13-amd64'\n\n\
+             vcpus       = '1'\nmemory      = '512'\n\n\n#\n#  Disk device(s).\n#\n\
+             root        = '/dev/xvda2 ro'\ndisk        = [\n\
+             \x20                 'phy:web-disk,xvda2,w',\n\
+             \x20                 'phy:web-swap,xvda1,w',\n              ]\n\n\n#\n#  Hostname\n#\n\
+             name        = 'web'\n\n#\n#  Networking\n#\ndhcp        = 'dhcp'\n\
+             vif         = [ 'mac=00:16:3E:AE:31:F9,bridge=xenbr0' ]\n\n#\n#  Behaviour\n#\n\
+             on_poweroff = 'destroy'\non_reboot   = 'restart'\non_crash    = 'coredump-restart'\ncap = 0\n")
+        .expect("understood");
+        assert_eq!(config.cmdline, "root=/dev/xvda2 ro elevator=noop");
+        assert_eq!((config.vcpus, config.memory_kib), (1, 512 << 10));
+        let disks: Vec<_> = config
+            .disks
+            .iter()
+            .map(|disk| (&*disk.source, &*disk.device))
+            .collect();
+        assert_eq!(disks, [("web-disk", "xvda2"), ("web-swap", "xvda1")]);
+        assert_eq!(config.vifs[0].network, "xenbr0");
+        assert_eq!((config.on_crash, config.cap), (Event::Restart, Some(0)));
+        assert_eq!(unknown, ["dhcp"]);
     }
 
     #[test]

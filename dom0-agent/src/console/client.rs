@@ -14,9 +14,10 @@ use super::Port;
 use crate::control::Control;
 use crate::daemon::SOCKET;
 use crate::error::{Error, Result};
+use crate::poll::wait_readable;
 use crate::store::Store;
 use crate::terminal::RawTerminal;
-use crate::xen::evtchn::{EventChannels, wait_readable};
+use crate::xen::evtchn::EventChannels;
 
 /// What leaves a console: ^].
 const ESCAPE: u8 = 0x1d;
@@ -80,7 +81,8 @@ impl Line {
                 port,
                 looked,
             } => {
-                while let Some(fired) = events.pending()? {
+                // One at a time: a guest can send them as fast as they are taken.
+                if let Some(fired) = events.pending()? {
                     events.unmask(fired)?;
                 }
                 if port.ring().is_some_and(|ring| ring.take_output(to)) {

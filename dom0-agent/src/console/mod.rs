@@ -3,9 +3,11 @@
 //! A console is a page of the guest's with two rings, and an event channel, of which one
 //! process of Dom0 can hold the other end ([`Port`]): xenconsoled of Xen, the daemon of
 //! `overcast` ([`crate::daemon`]), or `overcast console` itself if nobody else does. The
-//! daemon hands consoles on by its socket ([`client`]).
+//! daemon hands consoles on by its socket ([`client`]), and by a terminal each ([`pty`]), which
+//! is what `xl console` takes.
 
 pub mod client;
+pub mod pty;
 pub mod ring;
 
 use overcast_core::addr::Mfn;

@@ -186,30 +186,6 @@ impl Control {
         self.domctl("resume", XEN_DOMCTL_RESUMEDOMAIN, domain, &mut [0u64; 0])
     }
 
-    /// Sets a domain's UUID.
-    pub fn set_handle(&self, domain: u16, handle: [u8; 16]) -> Result<()> {
-        let mut argument = DomctlSetdomainhandle { handle };
-        self.domctl(
-            "set the UUID",
-            XEN_DOMCTL_SETDOMAINHANDLE,
-            domain,
-            &mut argument,
-        )
-    }
-
-    /// Sets by how much a domain's clock differs from UTC, seconds.
-    pub fn set_time_offset(&self, domain: u16, seconds: i64) -> Result<()> {
-        let mut argument = DomctlSettimeoffset {
-            time_offset_seconds: seconds,
-        };
-        self.domctl(
-            "set the clock",
-            XEN_DOMCTL_SETTIMEOFFSET,
-            domain,
-            &mut argument,
-        )
-    }
-
     /// A vCPU's registers. The domain should be paused.
     ///
     /// # Errors

@@ -4,7 +4,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::time::Duration;
 
 use overcast_core::ids::EventPort;
 
@@ -16,7 +15,6 @@ const fn evtchn_ioctl(number: u32, size: u32) -> libc::c_ulong {
     ((size as libc::c_ulong) << 16) | ((b'E' as libc::c_ulong) << 8) | number as libc::c_ulong
 }
 
-const IOCTL_BIND_VIRQ: libc::c_ulong = evtchn_ioctl(0, 4);
 const IOCTL_BIND_INTERDOMAIN: libc::c_ulong = evtchn_ioctl(1, 8);
 const IOCTL_UNBIND: libc::c_ulong = evtchn_ioctl(3, 4);
 const IOCTL_NOTIFY: libc::c_ulong = evtchn_ioctl(4, 4);
@@ -70,11 +68,6 @@ impl EventChannels {
         )
     }
 
-    /// Binds a virtual interrupt (`VIRQ_*`).
-    pub fn bind_virq(&self, virq: u32) -> Result<EventPort> {
-        self.ioctl("bind a virtual interrupt", IOCTL_BIND_VIRQ, [virq, 0])
-    }
-
     /// Gives a port up.
     pub fn unbind(&self, port: EventPort) -> Result<()> {
         self.ioctl("unbind an event channel", IOCTL_UNBIND, [port.0, 0])?;
@@ -103,51 +96,12 @@ impl EventChannels {
         (&self.device).write_all(&port.0.to_ne_bytes())?;
         Ok(())
     }
-
-    /// Waits until a port has an event, and unmasks it; `None` if that takes too long.
-    pub fn wait(&self, timeout: Option<Duration>) -> Result<Option<EventPort>> {
-        if !wait_readable(&[self.device.as_fd()], timeout)?[0] {
-            return Ok(None);
-        }
-        let port = self.pending()?;
-        if let Some(port) = port {
-            self.unmask(port)?;
-        }
-        Ok(port)
-    }
 }
 
 impl AsFd for EventChannels {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.device.as_fd()
     }
-}
-
-/// Waits until one of some files can be read (or has an end or error to be found by reading);
-/// says which. None can if it takes too long.
-pub fn wait_readable(files: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Result<Vec<bool>> {
-    let mut polls: Vec<libc::pollfd> = files
-        .iter()
-        .map(|file| libc::pollfd {
-            fd: file.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        })
-        .collect();
-    let milliseconds = match timeout {
-        Some(timeout) => i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
-        None => -1,
-    };
-    // SAFETY: the list is as long as it says.
-    let result = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as _, milliseconds) };
-    if result < 0 {
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error.into());
-        }
-        return Ok(vec![false; files.len()]);
-    }
-    Ok(polls.iter().map(|poll| poll.revents != 0).collect())
 }
 
 #[cfg(test)]

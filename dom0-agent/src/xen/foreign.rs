@@ -183,15 +183,6 @@ impl ForeignMap {
         GuestHandle(self.memory.as_ptr() as u64)
     }
 
-    /// Why a frame is not mapped (a positive errno); `None` if it is.
-    pub fn error(&self, index: usize) -> Option<i32> {
-        match self.errors.get(index) {
-            Some(0) => None,
-            Some(error) => Some(error.wrapping_neg()),
-            None => Some(libc::ERANGE),
-        }
-    }
-
     fn page(&self, index: usize) -> Option<&Frame> {
         if self.errors.get(index) != Some(&0) {
             return None;

@@ -97,18 +97,6 @@ impl Control {
         Ok(Mfn(u64::try_from(end).unwrap_or(0)))
     }
 
-    /// The highest page of a domain that has been used (`XENMEM_maximum_gpfn`).
-    pub fn maximum_gpfn(&self, domain: u16) -> Result<Pfn> {
-        let mut argument = MemoryDomain::new_zeroed();
-        argument.domid = domain;
-        let last = self.memory_op(
-            "ask for the domain's memory",
-            XENMEM_MAXIMUM_GPFN,
-            &mut argument,
-        )?;
-        Ok(Pfn(u64::try_from(last).unwrap_or(0)))
-    }
-
     /// Frames of the machine-to-physical table, the first of each 2 MiB of it, at most `count`.
     pub fn machphys_frames(&self, count: usize) -> Result<Vec<Mfn>> {
         let list = self.privcmd().buffer::<u64>(count)?;

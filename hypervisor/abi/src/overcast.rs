@@ -90,3 +90,52 @@ pub struct DomctlDiskLog {
     pub written: u64,
 }
 const _: () = assert!(size_of::<DomctlDiskLog>() == 48 && align_of::<DomctlDiskLog>() == 8);
+
+/// The first of our commands of `sysctl`: "OC".
+const SYSCTL_BASE: u32 = 0x4f43_0000;
+
+/// `sysctl`: what the hypervisor's backends did for domains' devices ([`SysctlDeviceCounts`]).
+pub const OVERCAST_SYSCTL_DEVICE_COUNTS: u32 = SYSCTL_BASE + 1;
+
+/// [`DeviceCounts::kind`]: a disk (`vbd`).
+pub const DEVICE_DISK: u16 = 1;
+/// [`DeviceCounts::kind`]: a network device (`vif`).
+pub const DEVICE_NETWORK: u16 = 2;
+
+/// Arguments of [`OVERCAST_SYSCTL_DEVICE_COUNTS`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct SysctlDeviceCounts {
+    /// IN: where they go; address of [`DeviceCounts`].
+    pub buffer: GuestHandle,
+    /// IN: for how many there is room.
+    pub room: u32,
+    /// OUT: how many there are; if that is more than there is room for, the rest is missing.
+    pub count: u32,
+}
+const _: () =
+    assert!(size_of::<SysctlDeviceCounts>() == 16 && align_of::<SysctlDeviceCounts>() == 8);
+
+/// What a backend did for a device since its frontend connected (a network device) or since it is
+/// there (a disk). All counts go up only, until the device is another.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct DeviceCounts {
+    /// The device's domain.
+    pub domain: u16,
+    /// `DEVICE_*`.
+    pub kind: u16,
+    /// Its number, as its directories in xenstore are named.
+    pub device: u32,
+    /// Reads that were done, or frames that the guest received.
+    pub in_requests: u64,
+    /// Their bytes.
+    pub in_bytes: u64,
+    /// Writes that were done, or frames that the guest sent.
+    pub out_requests: u64,
+    /// Their bytes.
+    pub out_bytes: u64,
+    /// Requests that failed, or frames that were dropped, either way.
+    pub failed: u64,
+}
+const _: () = assert!(size_of::<DeviceCounts>() == 48 && align_of::<DeviceCounts>() == 8);

@@ -3,7 +3,8 @@
 //! Both ends of a device have a node `state`. A frontend moves from Initialising by
 //! Initialised to Connected and, in the end, by Closing to Closed; a backend from
 //! Initialising by InitWait to Connected, Closing, Closed. Tools ask a backend to end by
-//! writing Closing to its state.
+//! writing Closing to its state, and 0 to its node `online`; they then wait until it has
+//! removed its directory, as they do with every backend that is not in their own domain.
 
 use xen_abi::io_xenbus::*;
 
@@ -59,6 +60,12 @@ pub fn backend_written(written: u32, connected: bool, online: bool) -> Action {
         XENBUS_STATE_INITIALISING => Action::Restart,
         _ => Action::None,
     }
+}
+
+/// Whether a backend's directory is to be removed, of which `state` and `online` were read at
+/// one moment: the tools have given the device up, and it is closed.
+pub fn is_over(state: Option<u64>, online: Option<u64>) -> bool {
+    state == Some(XENBUS_STATE_CLOSED.into()) && online == Some(0)
 }
 
 /// Whether a backend in state `own` may write `new` where it finds `found`: a wish of the
@@ -128,6 +135,17 @@ mod tests {
         assert_eq!(backend_written(5, true, false), Action::None);
         assert_eq!(backend_written(5, false, true), Action::None);
         assert_eq!(backend_written(1, true, true), Action::Restart);
+        // Only what the tools gave up goes, and only when it is closed.
+        for (state, online, over) in [
+            (Some(6), Some(0), true),
+            (Some(6), Some(1), false),
+            (Some(6), None, false),
+            (Some(5), Some(0), false),
+            (Some(1), Some(0), false),
+            (None, Some(0), false),
+        ] {
+            assert_eq!(is_over(state, online), over, "{state:?} {online:?}");
+        }
         assert!(!may_write(2, 5, 4));
         assert!(may_write(2, 5, 6));
         assert!(may_write(5, 5, 2));

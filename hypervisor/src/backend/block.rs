@@ -43,6 +43,8 @@ use overcast_drivers::block::{BlockOperation, BlockRequest, BlockStatus};
 use spin::{Mutex, Once};
 use xen_abi::io_blkif::{BLKIF_OP_DISCARD, BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_READ};
 use xen_abi::io_xenbus::XENBUS_STATE_CONNECTED;
+use xen_abi::overcast::{DEVICE_DISK, DeviceCounts};
+use zerocopy::FromZeros;
 
 use crate::arch::memory;
 use crate::devices::{self, BlockEntry};
@@ -384,6 +386,19 @@ impl Backend for Vbd {
 
     fn disconnect(&mut self, _device: &Device) {
         self.stop();
+    }
+
+    fn counts(&self) -> Option<DeviceCounts> {
+        let counters = &self.shared.disk.counters;
+        Some(DeviceCounts {
+            kind: DEVICE_DISK,
+            in_requests: counters.reads.load(Ordering::Relaxed),
+            in_bytes: counters.read_bytes.load(Ordering::Relaxed),
+            out_requests: counters.writes.load(Ordering::Relaxed),
+            out_bytes: counters.written_bytes.load(Ordering::Relaxed),
+            failed: counters.failed.load(Ordering::Relaxed),
+            ..DeviceCounts::new_zeroed()
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use overcast_core::addr::Mfn;
 use overcast_core::error::{Error, Result as CoreResult};
@@ -25,6 +26,8 @@ use overcast_core::netback::{
 use overcast_core::switch::MacAddress;
 use spin::{Mutex, Once};
 use x86_64::instructions::random::RdRand;
+use xen_abi::overcast::{DEVICE_NETWORK, DeviceCounts};
+use zerocopy::FromZeros;
 
 use crate::arch::{cpu, memory, percpu};
 use crate::devices::{self, NetEntry};
@@ -473,6 +476,20 @@ impl Backend for VifBackend {
             connected.vif.close();
             log::debug!("{}: {:?}", device.name(), connected.vif.counters);
         }
+    }
+
+    fn counts(&self) -> Option<DeviceCounts> {
+        let counters = &self.connected.as_ref()?.vif.counters;
+        let dropped = counters.sent_dropped.load(Ordering::Relaxed);
+        Some(DeviceCounts {
+            kind: DEVICE_NETWORK,
+            in_requests: counters.received.load(Ordering::Relaxed),
+            in_bytes: counters.received_bytes.load(Ordering::Relaxed),
+            out_requests: counters.sent.load(Ordering::Relaxed),
+            out_bytes: counters.sent_bytes.load(Ordering::Relaxed),
+            failed: dropped.saturating_add(counters.received_dropped.load(Ordering::Relaxed)),
+            ..DeviceCounts::new_zeroed()
+        })
     }
 
     fn changed(&mut self, device: &Device, key: &str) {

@@ -182,6 +182,33 @@ impl fmt::Display for Fault {
     }
 }
 
+/// What was done on a disk, in requests of frontends and their bytes.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Reads.
+    pub reads: AtomicU64,
+    /// Their bytes.
+    pub read_bytes: AtomicU64,
+    /// Writes.
+    pub writes: AtomicU64,
+    /// Their bytes.
+    pub written_bytes: AtomicU64,
+    /// Requests that failed.
+    pub failed: AtomicU64,
+}
+
+impl Counters {
+    /// Counts a request for so many bytes that was done.
+    fn done(&self, write: bool, bytes: u64) {
+        let (requests, sum) = match write {
+            false => (&self.reads, &self.read_bytes),
+            true => (&self.writes, &self.written_bytes),
+        };
+        requests.fetch_add(1, Ordering::Relaxed);
+        sum.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
 /// What of a device a ring shows, and how requests for it must look.
 #[derive(Debug)]
 pub struct Disk {
@@ -201,6 +228,8 @@ pub struct Disk {
     max_segments: usize,
     max_segment_size: u32,
     max_transfer: u32,
+    /// What was done.
+    pub counters: Counters,
     /// Whether there is a log.
     logs: AtomicBool,
     /// What was written, if anybody wants to know. Inside of all other locks.
@@ -222,6 +251,7 @@ impl Disk {
             max_segments: info.max_segments.max(1),
             max_segment_size: (info.max_segment_size & !511).max(512),
             max_transfer: info.max_transfer.max(block) & !(block - 1),
+            counters: Counters::default(),
             logs: AtomicBool::new(false),
             log: Mutex::new(None),
         }

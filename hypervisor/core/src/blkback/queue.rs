@@ -12,10 +12,11 @@
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use super::request::{DataSegment, Kind, Request, SEGMENT_BYTES, Segments};
 use super::ring::{Protocol, REQUEST_BYTES, Ring};
-use super::{Disk, Fault, Frontend, GrantedPage, GrantedPages};
+use super::{Counters, Disk, Fault, Frontend, GrantedPage, GrantedPages};
 use crate::addr::PAGE_SIZE;
 use crate::grant::GrantError;
 use crate::ids::GrantRef;
@@ -154,6 +155,16 @@ impl<F: Frontend> Slot<F> {
     fn note(&mut self, status: i16) {
         if self.status == BLKIF_RSP_OKAY {
             self.status = status;
+        }
+    }
+
+    /// Counts what was done. Discards and flushes are not counted.
+    fn count(&self, counters: &Counters) {
+        if self.status != BLKIF_RSP_OKAY {
+            counters.failed.fetch_add(1, Ordering::Relaxed);
+        } else if let Data::Transfer { write } = self.data {
+            let bytes = self.segments.iter().map(|one| u64::from(one.length)).sum();
+            counters.done(write, bytes);
         }
     }
 
@@ -489,6 +500,7 @@ impl<F: Frontend> Queue<F> {
             }
             Advance::Finished => {
                 let (id, operation, status) = (slot.id, slot.operation, slot.status);
+                slot.count(&self.disk.counters);
                 self.release(index);
                 self.respond(id, operation, status)
             }

@@ -93,6 +93,13 @@ fn read_and_write() {
         assert_eq!(frame.load_u8(5 * 512), 0);
         assert_eq!(next.load_u8(7 * 512), 0xa5);
         idle(&w, 1);
+        // A refused one is no read.
+        assert_eq!(w.ask(&ask(BLKIF_OP_READ, u64::MAX)), ERROR);
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &w.shown.counters;
+        assert_eq!((count(&counters.writes), count(&counters.reads)), (1, 1));
+        assert_eq!(count(&counters.written_bytes), 8 * 512);
+        assert_eq!(count(&counters.read_bytes), 4 * 512);
     }
 }
 

@@ -26,9 +26,9 @@ pub enum Compression {
     Zstd,
     /// LZ4 in the legacy frame format that Linux uses.
     Lz4,
-    /// bzip2: recognised, not supported.
+    /// bzip2: recognised, not supported here.
     Bzip2,
-    /// LZO: recognised, not supported.
+    /// LZO: recognised, not supported here.
     Lzo,
 }
 
@@ -86,8 +86,9 @@ fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
 }
 
 impl<'a> KernelImage<'a> {
-    /// Looks at a kernel's file.
-    pub fn parse(file: &'a [u8]) -> Result<Self, BuildError> {
+    /// What a kernel's file has within, and how it is compressed, also in ways that are not
+    /// supported here.
+    pub fn payload(file: &'a [u8]) -> Result<(&'a [u8], Compression), BuildError> {
         if file.len() < 64 {
             return Err(BuildError::Empty);
         }
@@ -97,6 +98,12 @@ impl<'a> KernelImage<'a> {
             file
         };
         let compression = Compression::detect(payload).ok_or(BuildError::UnknownFormat)?;
+        Ok((payload, compression))
+    }
+
+    /// Looks at a kernel's file.
+    pub fn parse(file: &'a [u8]) -> Result<Self, BuildError> {
+        let (payload, compression) = Self::payload(file)?;
         let size = match compression {
             Compression::None => payload.len(),
             Compression::Bzip2 | Compression::Lzo => {

@@ -1,9 +1,11 @@
 //! `sysctl` (sysctl.h): control of the machine, for a control domain.
 //!
 //! Not there, and answered with ENOSYS: trace buffers, performance counters, lock
-//! profiling, taking pages offline, and live patches.
+//! profiling, taking pages offline, and live patches. Beside Xen's operations there are those
+//! of `xen_abi::overcast`.
 
 mod console;
+mod devices;
 mod machine;
 mod pool;
 
@@ -11,6 +13,7 @@ use core::mem::offset_of;
 
 use overcast_core::error::{Error, Result};
 use overcast_core::ids::DomainId;
+use xen_abi::overcast::OVERCAST_SYSCTL_DEVICE_COUNTS;
 use xen_abi::sysctl::*;
 use zerocopy::{Immutable, IntoBytes};
 
@@ -91,6 +94,7 @@ fn perform(call: &Call<'_>, op: &mut Sysctl) -> Result<Answer> {
             });
         }
         XEN_SYSCTL_CPU_HOTPLUG | XEN_SYSCTL_COVERAGE_OP => return Err(Error::NotSupported),
+        OVERCAST_SYSCTL_DEVICE_COUNTS => devices::counts(u)?,
         _ => return Err(Error::NotImplemented),
     }
     Ok(Answer::Whole)
