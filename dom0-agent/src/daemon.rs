@@ -20,20 +20,24 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::build;
+use crate::build::{self, nodes};
 use crate::commands::create;
 use crate::config::DomainConfig;
 use crate::config::domain::Event;
 use crate::console::Port;
 use crate::control::{Control, DomainInfo, Shutdown};
+use crate::cpu::{self, file::PolicyFile};
 use crate::error::{Error, Result};
+use crate::migrate::config::Saved;
+use crate::migrate::disks;
 use crate::store::Store;
 use crate::terminal::ignore_broken_pipes;
 use crate::xen::evtchn::{EventChannels, wait_readable};
 
 /// Where clients ask for consoles.
 pub const SOCKET: &str = "/run/overcast/daemon";
-/// What is known of domains that `overcast create` made, a file each, by UUID.
+/// What is known of domains that `overcast create` made or that came from elsewhere, a file
+/// each, by UUID.
 const DOMAINS: &str = "/run/overcast/domains";
 /// Where consoles are logged, a file a domain.
 const LOGS: &str = "/var/log/overcast";
@@ -62,12 +66,34 @@ pub fn remember(uuid: &str, config: &DomainConfig) -> Result<()> {
     Ok(())
 }
 
+/// Remembers a domain that came from elsewhere. A CPU that was asked for by a file of that
+/// machine is kept in one of this machine.
+pub fn remember_arrival(control: &Control, domain: u16, saved: &mut Saved) -> Result<()> {
+    if let Some(name) = &saved.config.cpu
+        && !cpu::has_name(name)
+    {
+        let policy = cpu::parse(&control.cpu_policy(domain)?)?;
+        let path = cpu_file(&saved.uuid);
+        fs::create_dir_all(DOMAINS)?;
+        fs::write(&path, serde_json::to_vec(&PolicyFile::of(&policy, &[]))?)?;
+        saved.config.cpu = Some(path.display().to_string());
+    }
+    remember(&saved.uuid, &saved.config)
+}
+
+/// Where a domain's CPU is kept.
+fn cpu_file(uuid: &str) -> PathBuf {
+    Path::new(DOMAINS).join(format!("{uuid}.cpu"))
+}
+
 /// Forgets a domain.
 pub fn forget(uuid: &str) {
     let _ = fs::remove_file(Path::new(DOMAINS).join(uuid));
+    let _ = fs::remove_file(cpu_file(uuid));
 }
 
-fn remembered(uuid: &str) -> Option<(DomainConfig, Duration)> {
+/// What a domain is, and for how long that has been known.
+pub fn remembered(uuid: &str) -> Option<(DomainConfig, Duration)> {
     let path = Path::new(DOMAINS).join(uuid);
     let config = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
     let age = fs::metadata(&path).ok()?.modified().ok()?.elapsed();
@@ -209,6 +235,9 @@ pub fn run() -> Result<()> {
         clients: Vec::new(),
         dealt_with: Vec::new(),
     };
+    if let Err(error) = daemon.sweep() {
+        eprintln!("overcast: what others left: {error}");
+    }
     println!("overcast: the daemon runs");
     loop {
         daemon.turn()?;
@@ -216,6 +245,12 @@ pub fn run() -> Result<()> {
 }
 
 impl Daemon {
+    /// Takes away what others left: another Dom0 that died at its work, moves that were killed.
+    fn sweep(&mut self) -> Result<()> {
+        nodes::sweep(&self.control, &mut self.store)?;
+        disks::sweep(&self.control, &mut self.store)
+    }
+
     fn turn(&mut self) -> Result<()> {
         let waits = self.clients.iter().any(|client| !client.pending.is_empty())
             || self

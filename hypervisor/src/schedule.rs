@@ -261,9 +261,14 @@ pub fn home(vcpu: &Vcpu) -> CpuId {
 /// Keeps a domain, which is not that of the running vCPU, from running, and
 /// waits until none of its vCPUs is on a CPU.
 pub fn pause_domain(domain: &Domain) {
+    begin_pause(domain);
+    domain.vcpus().for_each(wait_until_off);
+}
+
+/// As [`pause_domain`], of any domain, and does not wait.
+pub fn begin_pause(domain: &Domain) {
     domain.pauses.fetch_add(1, Ordering::SeqCst);
     domain.vcpus().for_each(sleep);
-    domain.vcpus().for_each(wait_until_off);
 }
 
 /// Waits until a vCPU, which is kept from running, is on no CPU.

@@ -13,6 +13,7 @@ use crate::network::{self, Amount};
 use crate::oracle;
 use crate::session::Session;
 use crate::soak;
+use crate::survivors;
 use crate::trips;
 
 /// What a test does: it gets its own name, and fails with a reason.
@@ -39,7 +40,10 @@ pub(crate) fn case(
     }
 }
 
-fn long(name: &str, run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Case {
+pub(crate) fn long(
+    name: &str,
+    run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static,
+) -> Case {
     Case {
         soak: true,
         ..case(name, run)
@@ -94,6 +98,7 @@ pub fn all() -> Vec<Case> {
         case("domains-1000", oracle::thousand_domains),
         case("log-dirty", oracle::log_dirty),
         case("dom0-restart", oracle::dom0_restart),
+        long("dom0-dies", survivors::dom0_dies),
         case("fuzz", |n| fuzz(n, 1..=2, 40, false)),
         long("fuzz-long", |n| fuzz(n, 100..=115, 120, true)),
         case("reference-shell", |n| shell_answers(n, System::Xen)),
@@ -107,6 +112,7 @@ pub fn all() -> Vec<Case> {
     cases.push(case("oracle-xenstore", oracle::compare_xenstore));
     cases.extend(crate::devices::cases());
     cases.extend(crate::xl::cases());
+    cases.extend(crate::levels::cases());
     for &group in oracle::GROUPS {
         cases.push(case(&format!("oracle-{group}"), move |n| {
             oracle::compare(n, group)
@@ -202,6 +208,7 @@ pub fn all() -> Vec<Case> {
     cases.push(long("nested-kvm", |n| {
         nested::kvm(n, "host", 2, &["x2APIC", "TSC deadline", "KVM clock"])
     }));
+    cases.push(case("nested-levels", nested::levels));
     cases.push(long("nested-kvm-no-x2apic", |n| {
         nested::kvm(n, "host,-x2apic,-tsc-deadline", 2, &["xAPIC, one-shot"])
     }));
