@@ -3,7 +3,7 @@
 //! [`Move::run`] goes through it; whatever fails, [`handover::Source`] says what becomes of the
 //! guest, and it is done before the error is shown.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
@@ -340,7 +340,7 @@ impl<'a> Move<'a> {
             })),
         )?;
         let streams = match wire::receive(&mut channel)? {
-            FromTarget::Accept { streams } => streams.clamp(1, lanes::MOST),
+            FromTarget::Accept { streams } => streams.clamp(1, self.options.streams.max(1)),
             FromTarget::Refuse { reasons } => {
                 return Err(Error::Refused(reasons.join("; ")));
             }
@@ -513,10 +513,22 @@ impl<'a> Move<'a> {
     ) -> Result<Duration> {
         let begin = Instant::now();
         saver.output().mark()?;
-        match wire::receive(channel)? {
-            FromTarget::Caught => Ok(begin.elapsed()),
-            FromTarget::Gone { why } => Err(peer(format!("the target gave up: {why}"))),
-            _ => Err(peer("the target does not say how far it is")),
+        let mut packed = saver.output().packed();
+        loop {
+            let answer = wire::receive(channel);
+            let before = std::mem::replace(&mut packed, saver.output().packed());
+            match answer {
+                Ok(FromTarget::Caught) => return Ok(begin.elapsed()),
+                Ok(FromTarget::Gone { why }) => {
+                    return Err(peer(format!("the target gave up: {why}")));
+                }
+                Ok(_) => return Err(peer("the target does not say how far it is")),
+                // The line is slow, and what was on its way went on.
+                Err(Error::Io(error))
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+                        && packed != before => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 

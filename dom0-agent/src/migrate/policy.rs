@@ -87,8 +87,8 @@ pub fn next(
     fixed: Duration,
     throttled: u16,
 ) -> Next {
-    // Where there is no room left for pages, at least they shall not be most of it.
-    let room = goals.downtime.saturating_sub(fixed).max(goals.downtime / 3);
+    // Where no room is left for pages, a guest is not slowed down for what that cannot mend.
+    let room = goals.downtime.saturating_sub(fixed).max(goals.downtime / 2);
     if rest(rounds) <= room {
         return Next::Stop;
     }
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(next(240, 60), Next::Stop);
         assert_eq!(next(240, 100), Next::Continue);
         assert_eq!(next(200, 100), Next::Stop);
-        // It cannot be kept: a third is for pages.
+        // It cannot be kept: half of it is for pages.
         assert_eq!(next(200, 5000), Next::Continue);
         assert_eq!(next(100, 5000), Next::Stop);
         let predicted = predict(&round(100), Duration::from_millis(5000));
