@@ -164,7 +164,7 @@ fn tools(name: &str) -> Result<(), String> {
     s.wait_for("init: count ")?;
     s.wait_for("init: count ")?;
     s.send(b"\x1d")?;
-    s.shell("true")?;
+    s.wait_for("# ")?;
 
     // The devices go, and the hypervisor's ends of them: else there were complaints.
     let answer = s.shell("xl destroy first 2>&1; xl shutdown -w two 2>&1 | grep -iE 'error|time|fail'; \
