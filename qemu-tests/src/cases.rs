@@ -104,7 +104,7 @@ pub fn all() -> Vec<Case> {
         case("domains-1000", oracle::thousand_domains),
         case("log-dirty", oracle::log_dirty),
         case("dom0-restart", oracle::dom0_restart),
-        long("dom0-dies", survivors::dom0_dies),
+        case("dom0-dies", survivors::dom0_dies),
         case("fuzz", |n| fuzz(n, 1..=2, 40, false)),
         long("fuzz-long", |n| fuzz(n, 100..=115, 120, true)),
         case("reference-shell", |n| shell_answers(n, System::Xen)),
