@@ -486,12 +486,20 @@ impl<T> Scheduler<T> {
 
     /// Queues a unit if it is to wait for a CPU and does not yet. Gives the
     /// CPU to kick. `preempted`: it comes from a CPU that took another.
+    /// A unit that sleeps gets another home if it may not run where it was, so that
+    /// who asks sees a CPU of its affinity (as with Xen).
     fn place(&self, unit: &Arc<Unit<T>>, now: u64, preempted: bool) -> Option<CpuId> {
         loop {
             let (home, target, claimed) = {
                 let (home, mut queue) = self.lock_home(unit);
                 let mut state = unit.state.lock();
                 if !state.must_be_queued() {
+                    let homeless = state.sleeps() && !state.affinity.contains(home);
+                    drop(state);
+                    drop(queue);
+                    if homeless {
+                        self.find_home(unit, home);
+                    }
                     return None;
                 }
                 let (target, claimed) = self.choose(home, &state, now, preempted);
@@ -529,6 +537,27 @@ impl<T> Scheduler<T> {
                 None => {}
             }
         }
+    }
+
+    /// Gives a unit that sleeps a home that it may run on. One that woke up meanwhile was
+    /// placed by who woke it, and stays there.
+    fn find_home(&self, unit: &Unit<T>, home: CpuId) {
+        let affinity = unit.affinity();
+        let least = self.allowed(&affinity).min_by_key(|&cpu| self.load(cpu));
+        let Some(target) = least else {
+            return;
+        };
+        self.with_two(home, target, |from, to| {
+            let Some(to) = to else {
+                return;
+            };
+            let mut state = unit.state.lock();
+            if unit.home() == home && state.sleeps() && state.affinity.contains(target) {
+                state.renew(from.epoch);
+                state.epoch = to.epoch;
+                unit.set_home(target);
+            }
+        });
     }
 
     /// Where a unit is to wait, and whether that is an idle CPU, which is

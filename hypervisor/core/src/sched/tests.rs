@@ -321,6 +321,41 @@ fn pinned_units_stay() {
 }
 
 #[test]
+fn sleeping_units_follow_their_affinity() {
+    let mut sim = Sim::new(3);
+    let unit = {
+        let number = sim.add(HOG, 256, CpuSet::one(CpuId(0)));
+        sim.units[number].unit.clone()
+    };
+    sim.settle();
+    // While it sleeps (here: is paused), and while it runs and then goes to sleep.
+    for (cpu, sleeps) in [(1, true), (2, false), (0, true), (1, false)] {
+        let mut kicks = Vec::new();
+        if sleeps {
+            kicks.extend(sim.scheduler.pause(&unit));
+            sim.kicks.append(&mut kicks);
+            sim.settle();
+        }
+        let affinity = CpuSet::one(CpuId(cpu));
+        kicks.extend(
+            sim.scheduler
+                .set_affinity(&unit, affinity, sim.now)
+                .unwrap(),
+        );
+        if !sleeps {
+            kicks.extend(sim.scheduler.pause(&unit));
+        }
+        sim.kicks.append(&mut kicks);
+        sim.settle();
+        assert_eq!(unit.home(), CpuId(cpu));
+        sim.kicks.extend(sim.scheduler.unpause(&unit, sim.now));
+        sim.settle();
+        assert!(unit.is_running());
+        assert_eq!(unit.home(), CpuId(cpu));
+    }
+}
+
+#[test]
 fn caps_hold_from_when_they_are_set() {
     // What a unit ran while it had no cap, or a higher one, is not held against it.
     let mut sim = Sim::new(1);

@@ -137,6 +137,11 @@ impl UnitState {
         self.eligible() && !self.queued && self.running_on.is_none()
     }
 
+    /// Whether it neither waits, nor should, nor runs.
+    pub fn sleeps(&self) -> bool {
+        !self.eligible() && !self.queued && self.running_on.is_none()
+    }
+
     /// By what the waiting ones are ordered: the credit, and a boost.
     pub fn priority(&self) -> i64 {
         if self.boosted {
