@@ -29,7 +29,8 @@ for argument; do
     --debian) PACKAGES="$PACKAGES mmdebstrap:mmdebstrap" ;;
     --image) PACKAGES="$PACKAGES mmdebstrap:mmdebstrap dosfstools:/sbin/mkfs.vfat mtools:mcopy fdisk:/sbin/sfdisk
         qemu-utils:qemu-img grub-pc-bin:/usr/lib/grub/i386-pc/boot.img grub-common:grub-mkimage
-        grub-efi-amd64-bin:/usr/lib/grub/x86_64-efi/kernel.img ovmf:/usr/share/OVMF/OVMF_CODE_4M.fd" ;;
+        grub-efi-amd64-bin:/usr/lib/grub/x86_64-efi/kernel.img ovmf:/usr/share/OVMF/OVMF_CODE_4M.fd
+        openssh-client:ssh" ;;
     --help | -h) usage; exit ;;
     *) usage >&2; exit 2 ;;
     esac
