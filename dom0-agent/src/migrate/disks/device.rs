@@ -129,7 +129,7 @@ impl Drop for Attached {
     fn drop(&mut self) {
         let gone = Store::open().and_then(|mut store| detach(&mut store, self.number));
         if let Err(error) = gone {
-            eprintln!("overcast: Dom0's disk {} stays: {error}", self.number);
+            complain!("overcast: Dom0's disk {} stays: {error}", self.number);
         }
     }
 }
