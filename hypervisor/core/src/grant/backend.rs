@@ -157,6 +157,10 @@ impl<'h, H: GrantHost> BackendGrants<'h, H> {
         {
             let state = self.table.state.read();
             for reference in references.take(room) {
+                if let Some(extent) = self.table.pin_unused(&state, self.host, reference, want) {
+                    self.frames.push(GrantedFrame { extent, reference });
+                    continue;
+                }
                 match self.table.pin_in(&state, self.host, reference, want, false) {
                     Ok(extent) => self.frames.push(GrantedFrame { extent, reference }),
                     Err(NotPinned::Refused(error, page)) => {
@@ -211,9 +215,11 @@ impl<'h, H: GrantHost> BackendGrants<'h, H> {
         }
         {
             let state = self.table.state.read();
-            for frame in &self.frames {
-                self.table
-                    .unpin_copy_in(&state, self.host, frame.reference, self.readonly);
+            let (table, readonly) = (&self.table, self.readonly);
+            for reference in self.frames.iter().map(|frame| frame.reference) {
+                if !table.unpin_only(&state, self.host, reference, readonly) {
+                    table.unpin_copy_in(&state, self.host, reference, readonly);
+                }
             }
         }
         self.frames.clear();
