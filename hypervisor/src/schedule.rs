@@ -379,8 +379,10 @@ fn switch(this: &PerCpu, previous: Option<&Vcpu>, next: Option<&Vcpu>, regs: &mu
     this.current
         .set(next.map_or(core::ptr::null(), core::ptr::from_ref));
     if next.is_none() {
+        // What the TLB knows of the guest is flushed before a vCPU runs here again; who is
+        // idle uses none of it.
         // SAFETY: the idle tables show all of the hypervisor.
-        unsafe { tlb::write_cr3_and_flush(paging::idle_l4()) };
+        unsafe { tlb::write_cr3(paging::idle_l4()) };
     }
     // The tables of `previous` are still loaded if `next` is a vCPU, so they must
     // not go away before `load` has switched; nobody destroys them until the
@@ -426,8 +428,11 @@ const SEGMENTS: [Segment; 4] = [Segment::Ds, Segment::Es, Segment::Fs, Segment::
 fn load(vcpu: &Vcpu, regs: &mut Registers) {
     // SAFETY: the scheduler gave the vCPU to this CPU alone.
     *regs = unsafe { *vcpu.saved_registers() };
-    // SAFETY: only bits that guests may choose differ from the CPU's own setting.
-    unsafe { cpu::write_cr4(emulate::machine_cr4(vcpu)) };
+    let cr4 = emulate::machine_cr4(vcpu);
+    if cpu::control_registers().2 != cr4 {
+        // SAFETY: only bits that guests may choose differ from the CPU's own setting.
+        unsafe { cpu::write_cr4(cr4) };
+    }
     let root = overcast_core::addr::Mfn(vcpu.cr3() >> 12);
     // SAFETY: the vCPU holds references to its tables, which were validated.
     unsafe { tlb::write_cr3_and_flush(root) };
@@ -466,7 +471,8 @@ fn load_msrs(vcpu: &Vcpu) {
     const TSC_AUX: u32 = 0xc000_0103;
     let msrs = vcpu.msrs.get();
     let features = cpu::features();
-    if features.rdtscp {
+    let aux = Some(msrs.tsc_aux);
+    if features.rdtscp && percpu::this().tsc_aux.replace(aux) != aux {
         // SAFETY: the register is the guest's.
         unsafe { msr::write(TSC_AUX, msrs.tsc_aux.into()) };
     }
