@@ -5,6 +5,8 @@
 //!
 //! - A vCPU's registers are either on one CPU (`running_on` says which), or
 //!   whole in memory; `Scheduler::context_saved` is called only in the second case.
+//! - A CPU flushes its TLB before it runs a vCPU that it did not run just before; an idle one may
+//!   still know pages of the vCPU that it left, which nobody uses there.
 //! - A waker first makes visible what it wakes for (a pending event), then looks
 //!   at `blocked`; a vCPU that blocks first sets `blocked`, then looks for events.
 
