@@ -41,7 +41,7 @@ sources=("$ROOT/scripts/initramfs.sh" "$ROOT/scripts/init")
 [ "$VARIANT" != disk ] || sources+=("$ROOT/scripts/init-disk" "$KERNEL")
 [ "$VARIANT" != store ] || sources+=("$ROOT/qemu-tests/store/xs.c" "$ROOT/qemu-tests/store/store" "$KERNEL")
 [ "$VARIANT" != xl ] || sources+=("$ROOT/scripts/init-xl" "$KERNEL")
-[ "$VARIANT" != domains ] || sources+=("$ROOT/build/overcast-agent" "$KERNEL")
+[ "$VARIANT" != domains ] || sources+=("$ROOT/build/overcast-agent" "$ROOT/qemu-tests/hostile/hostile.c" "$KERNEL")
 [ "$VARIANT" != nested ] || sources+=("$ROOT/scripts/init-nested")
 [ "$VARIANT" != net ] || sources+=("$KERNEL")
 [ "$VARIANT" != bench ] || sources+=("$ROOT"/qemu-tests/bench/*.c)
@@ -104,7 +104,8 @@ shell | bench | io | net | store | domains)
     fi
     if [ "$VARIANT" = domains ]; then
         # What a guest boots is the same, with its drivers.
-        copy_modules "$WORK/root" needed xen-blkfront xen-netfront
+        copy_modules "$WORK/root" needed xen-blkfront xen-netfront xen-evtchn xen-gntalloc
+        compile "$ROOT/qemu-tests/hostile/hostile.c"
         mkdir "$WORK/guest"
         (cd "$WORK/root" && find . | cpio --quiet -o -H newc -R 0:0) | gzip -1 >"$WORK/guest/initrd"
         cp "$KERNEL" "$WORK/guest/vmlinuz"

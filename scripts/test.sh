@@ -65,7 +65,7 @@ if [ $QEMU = 1 ]; then
     scripts/initramfs.sh store >/dev/null
     scripts/initramfs.sh net >/dev/null
     scripts/initramfs.sh xl >/dev/null
-    case "domains-created domains-saved migrate-two-machines" in
+    case "domains-created domains-saved domains-neighbours migrate-two-machines" in
     *"$FILTER"*)
         scripts/build-agent.sh >/dev/null
         scripts/initramfs.sh domains >/dev/null

@@ -318,6 +318,9 @@ pub struct SaveArgs {
     /// How long the guest may take to suspend, seconds
     #[arg(long, default_value_t = 60)]
     pub timeout: u64,
+    /// How its pages are taken, for those who compare
+    #[arg(long, value_enum, default_value = "fast", hide = true)]
+    pub channel: crate::stream::save::Channel,
 }
 
 /// How to restore a domain.
@@ -360,6 +363,12 @@ pub struct MigrateArgs {
     /// How what is sent is packed
     #[arg(long, value_enum, default_value = "none")]
     pub compress: crate::migrate::wire::Compression,
+    /// How its pages are taken, for those who compare
+    #[arg(long, value_enum, default_value = "fast", hide = true)]
+    pub channel: crate::stream::save::Channel,
+    /// Connections for what is sent, each with a thread that packs and encrypts
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::migrate::lanes::MOST)))]
+    pub streams: u32,
     /// KiB in a second at most, while it runs (like 50M)
     #[arg(long, value_parser = parse_memory)]
     pub bandwidth: Option<u64>,

@@ -16,6 +16,7 @@ pub mod entropy;
 pub mod interrupt;
 pub mod mp_table;
 pub mod net;
+pub mod nvme;
 pub mod pci;
 pub mod platform;
 pub mod registers;

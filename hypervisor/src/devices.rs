@@ -27,6 +27,7 @@ use overcast_drivers::console::Console;
 use overcast_drivers::entropy::Entropy;
 use overcast_drivers::interrupt::Interrupting;
 use overcast_drivers::net::Net;
+use overcast_drivers::nvme::{self, NvmeBlock};
 use overcast_drivers::pci::{self, ConfigAccess, Ecam, Function};
 use overcast_drivers::platform::Platform;
 use overcast_drivers::registers::Registers;
@@ -329,6 +330,7 @@ impl Registry {
                 | DeviceKind::Console
                 | DeviceKind::Entropy),
             ) => self.take_virtio(function, kind),
+            None if function.class == nvme::CLASS => self.take_nvme(function),
             _ => {
                 log::info!("PCI {function}: no driver");
                 return;
@@ -378,6 +380,15 @@ impl Registry {
             }
             DeviceKind::Other(_) => Ok(()),
         }
+    }
+
+    fn take_nvme(&mut self, function: &Function) -> core::result::Result<(), String> {
+        // SAFETY: each function is taken once, by this driver.
+        let device = unsafe { NvmeBlock::open(function, &MACHINE) };
+        let device = Arc::new(device.map_err(|error| format!("{error}"))?);
+        let place = format!("{}, PCI {}", device.describe(), function.address);
+        self.add_block(device.clone(), device, &place)
+            .map_err(|error| format!("{error:?}"))
     }
 
     fn add_net(

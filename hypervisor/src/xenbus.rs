@@ -19,6 +19,11 @@
 //! A backend's node `state` that the tools set to Closing asks for the end: the frontend
 //! sees it too, and closes; one that never connected is Closed at once.
 //!
+//! A frontend whose driver is unbound goes to Closed. Linux's netfront writes Initialising when it
+//! is bound again, and so is back; its blkfront keeps the state Closed that it had, and waits for
+//! ever, here as on other backends: its nodes must be made anew, as Xen's tools do when a device
+//! is detached and attached.
+//!
 //! # For backends
 //!
 //! ```text

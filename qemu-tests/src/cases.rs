@@ -7,6 +7,7 @@ use crate::guest_log;
 use crate::image;
 use crate::machine::{Board, Firmware, Machine, System};
 use crate::moves;
+use crate::neighbours;
 use crate::nested;
 use crate::network::{self, Amount};
 use crate::oracle;
@@ -59,6 +60,7 @@ pub fn all() -> Vec<Case> {
         case("disk-root-4-cpus", |n| disks::root(n, 4)),
         case("disk-kinds", disks::kinds),
         case("disk-killed", disks::killed),
+        long("disk-nvme", disks::nvme),
         case("image-bios", |n| image::boots(n, Firmware::Bios)),
         case("image-uefi", |n| image::boots(n, Firmware::Uefi)),
         case("reboot", reboots),
@@ -74,8 +76,18 @@ pub fn all() -> Vec<Case> {
             };
             network::wire(n, &amount)
         }),
+        long("soak-net-wire", |n| {
+            let amount = Amount {
+                cpus: 2,
+                mebibytes: 512,
+                connections: 24_000,
+            };
+            network::wire(n, &amount)
+        }),
+        long("soak-disk", |n| disks::soak(n, 2)),
         case("domains-created", domains::created),
         case("domains-saved", moves::saved),
+        long("domains-neighbours", neighbours::neighbours),
         case("migrate-two-machines", |n| {
             trips::run(n, &trips::Plan::default())
         }),

@@ -28,6 +28,7 @@ const DEVICES: &[&str] = &[
     "virtio-blk-pci,drive=d4,serial=plain,indirect_desc=off,event_idx=off,discard=off,write-zeroes=off,vectors=1",
     "virtio-net-pci,netdev=n0,mac=52:54:00:00:00:01,romfile=,mq=on,vectors=6,host_mtu=1400",
     "virtio-net-pci,netdev=n1,mac=52:54:00:00:00:02,romfile=,disable-modern=on,mrg_rxbuf=off,ctrl_vq=off",
+    "nvme,drive=d6,serial=nonvolatile",
     "virtio-rng-pci",
     "virtio-serial-pci",
     "virtio-balloon-pci",
@@ -76,6 +77,8 @@ fn found(name: &str, board: Board) -> Result<(), String> {
     with(&mut machine, "-blockdev", disk);
     with(&mut machine, "-device", bridge);
     with(&mut machine, "-device", behind);
+    let disk = "driver=null-co,size=536870912,read-zeroes=on,node-name=d6";
+    with(&mut machine, "-blockdev", disk);
     let access = match board {
         Board::Q35 => "by memory (ECAM)",
         _ => "by ports",
@@ -97,6 +100,7 @@ fn found(name: &str, board: Board) -> Result<(), String> {
             &["1 queues", "\"polled\"", "virtio 1, polled"],
             &["blocks of 512, flush, 62 segments", "\"plain\""],
             &["1024 MiB", "\"behind\"", "0000:01:"],
+            &["512 MiB, 2 queues", "\"nonvolatile\"", "NVMe 1.4, MSI-X"],
             &[
                 "eth",
                 "52:54:00:00:00:01, MTU 1400",

@@ -8,6 +8,7 @@
 //! - [`cases`]: the tests
 //! - [`disks`]: tests of Dom0's disks
 //! - [`image`]: the disk image for clouds
+//! - [`neighbours`]: guests that share a switch and a disk, one of them hostile
 //! - [`nested`]: machines within machines
 //! - [`oracle`]: the same questions to real Xen and to Overcast
 //! - [`runner`]: runs cases, some at a time
@@ -31,6 +32,7 @@ pub mod image;
 pub mod io_bench;
 pub mod machine;
 pub mod moves;
+pub mod neighbours;
 pub mod nested;
 pub mod network;
 pub mod oracle;

@@ -1,6 +1,6 @@
 //! Runs the tests and benchmarks that boot machines in QEMU.
 
-use overcast_qemu_tests::{bench, cases, io_bench, runner, trips};
+use overcast_qemu_tests::{bench, cases, io_bench, moves, runner, trips};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
@@ -9,12 +9,14 @@ usage: overcast-qemu-tests run [--filter TEXT] [--jobs N] [--soak]
        overcast-qemu-tests bench [--systems bare,xen,overcast]
        overcast-qemu-tests bench --io [--systems NAMES] [--cpus N] [--requests N] [--rounds N]
                            [--profile N] [--no-count] [--options TEXT]
+       overcast-qemu-tests bench --save
        overcast-qemu-tests demo [--trips N] [--memory MIB] [--load MIB] [--compress HOW]
 
   run     boots machines in QEMU and checks what they do
   list    names the tests
   bench   what operations cost a guest, in executed instructions
   bench --io  what requests to disk and network cost, in executed instructions and in time
+  bench --save  what it costs to take a guest's pages, in each way to do that
   demo    moves a guest between two machines and back, while a client listens to it
 
   --filter TEXT   only tests whose name contains TEXT
@@ -62,7 +64,7 @@ fn go(arguments: Vec<String>) -> Result<bool, String> {
     let mut demo = trips::Plan::default();
     let mut systems = None;
     let mut io = io_bench::Plan::default();
-    let mut is_io = false;
+    let (mut is_io, mut is_save) = (false, false);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
         match argument.as_str() {
@@ -70,6 +72,7 @@ fn go(arguments: Vec<String>) -> Result<bool, String> {
             "--jobs" => plan.jobs = value()?.parse().map_err(|_| "--jobs needs a number")?,
             "--systems" => systems = Some(value()?),
             "--io" => is_io = true,
+            "--save" => is_save = true,
             "--cpus" => io.cpus = count(&argument, &value()?)?,
             "--requests" => io.requests = count(&argument, &value()?)?,
             "--rounds" => io.rounds = count(&argument, &value()?)?,
@@ -93,7 +96,9 @@ fn go(arguments: Vec<String>) -> Result<bool, String> {
             Ok(true)
         }
         "bench" => {
-            let measured = if is_io {
+            let measured = if is_save {
+                moves::bench()
+            } else if is_io {
                 if let Some(systems) = systems {
                     io.systems = systems;
                 }

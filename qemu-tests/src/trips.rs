@@ -207,7 +207,7 @@ fn trip(hosts: &mut [Session; 2], from: usize, plan: &Plan, client: &Client) -> 
     let to = 1 - from;
     let command = format!(
         "overcast migrate --json g 10.9.0.{} --compress {} >/tmp/move 2>/tmp/error || cat /tmp/error; \
-         grep '^  \"' /tmp/move; grep -c '\"dirty\"' /tmp/move | sed 's/.*/\"count\": &/'",
+         grep '^  \"' /tmp/move; sed -n '/\"pause\"/,/}}/p' /tmp/move; grep -c '\"dirty\"' /tmp/move | sed 's/.*/\"count\": &/'",
         to + 1,
         plan.compress
     );
@@ -246,6 +246,20 @@ fn trip(hosts: &mut [Session; 2], from: usize, plan: &Plan, client: &Client) -> 
             cap => cap,
         },
     );
+    let parts = [
+        ("foreseen", "predicted_downtime_ms"),
+        ("the guest's own suspend", "suspend_ms"),
+        ("log", "log_ms"),
+        ("pages", "pages_ms"),
+        ("state", "state_ms"),
+        ("the target", "ready_ms"),
+        ("with tables", "finish_ms"),
+        ("and devices", "devices_ms"),
+        ("handover", "commit_ms"),
+        ("answers come in", "answer_ms"),
+    ];
+    let parts = parts.map(|(what, key)| format!("{what} {}", number(&answer, key)));
+    println!("    ms: {}", parts.join(", "));
     Ok(())
 }
 

@@ -133,17 +133,27 @@ pub fn write(
     rings: &Rings,
     identity: &Identity<'_>,
 ) -> Result<()> {
+    prepare(store, shell, identity)?;
+    introduce(store, shell, rings)
+}
+
+/// Writes a domain's nodes but for where its rings are, which may come later. The hypervisor
+/// looks at its devices from then on.
+pub fn prepare(store: &mut Store, shell: &Shell, identity: &Identity<'_>) -> Result<()> {
+    store.transaction(|store| write_domain(store, shell, identity))
+}
+
+/// Says where the rings of a domain are whose other nodes are there, and tells the store of it.
+pub fn introduce(store: &mut Store, shell: &Shell, rings: &Rings) -> Result<()> {
     let domain = shell.domain;
-    store.transaction(|store| write_domain(store, shell, rings, identity))?;
+    for (ring, frame) in [("store", rings.store), ("console", rings.console)] {
+        let path = format!("/local/domain/{domain}/{ring}/ring-ref");
+        store.write(&path, frame.0.to_string().as_bytes())?;
+    }
     store.introduce(domain, rings.store.0, shell.store_port.0)
 }
 
-fn write_domain(
-    store: &mut Store,
-    shell: &Shell,
-    rings: &Rings,
-    identity: &Identity<'_>,
-) -> Result<()> {
+fn write_domain(store: &mut Store, shell: &Shell, identity: &Identity<'_>) -> Result<()> {
     let (domain, config) = (shell.domain, identity.config);
     let home = format!("/local/domain/{domain}");
     let vm = format!("/vm/{}", identity.uuid);
@@ -186,7 +196,6 @@ fn write_domain(
         ),
         (format!("{home}/memory/videoram"), "0".to_owned()),
         (format!("{home}/store/port"), shell.store_port.0.to_string()),
-        (format!("{home}/store/ring-ref"), rings.store.0.to_string()),
         (
             format!("{home}/control/platform-feature-multiprocessor-suspend"),
             "1".to_owned(),
@@ -220,7 +229,7 @@ fn write_domain(
     for (path, value) in &keys {
         store.write(path, value.as_bytes())?;
     }
-    console(shell, rings).write(store, domain)?;
+    console(shell).write(store, domain)?;
     for disk in &config.disks {
         vbd(disk).write(store, domain)?;
     }
@@ -237,7 +246,7 @@ fn start_time() -> String {
     format!("{}.{:02}", now.as_secs(), now.subsec_millis() / 10)
 }
 
-fn console(shell: &Shell, rings: &Rings) -> Device<'static> {
+fn console(shell: &Shell) -> Device<'static> {
     Device {
         kind: "console",
         backend_domain: 0,
@@ -249,7 +258,6 @@ fn console(shell: &Shell, rings: &Rings) -> Device<'static> {
             ("output", "pty".to_owned()),
             ("tty", String::new()),
             ("port", shell.console_port.0.to_string()),
-            ("ring-ref", rings.console.0.to_string()),
         ],
         is_console: true,
     }
@@ -296,6 +304,9 @@ fn vif(nic: &Vif, number: u32) -> Result<Device<'static>> {
     let mut frontend = vec![("handle", number.to_string()), ("mac", mac)];
     if let Some((bytes, interval)) = nic.rate {
         backend.push(("rate", format!("{bytes},{interval}")));
+    }
+    if !nic.spoofchk {
+        backend.push(("spoofchk", "0".to_owned()));
     }
     if let Some(mtu) = nic.mtu {
         backend.push(("mtu", mtu.to_string()));
@@ -378,12 +389,28 @@ pub fn remove_devices(store: &mut Store, domain: u16) -> Result<()> {
     Ok(())
 }
 
+/// Whether another domain has the same `/vm` node: this one is being moved within the machine.
+fn is_anothers(store: &mut Store, domain: u16, vm: &str) -> Result<bool> {
+    for other in store.list("/local/domain")? {
+        if other != domain.to_string()
+            && store
+                .read_text(&format!("/local/domain/{other}/vm"))?
+                .as_deref()
+                == Some(vm)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Removes all that the store says of a domain.
 pub fn remove(store: &mut Store, domain: u16) -> Result<()> {
     let home = format!("/local/domain/{domain}");
     if let Some(vm) = store.read_text(&format!("{home}/vm"))?
         && vm.starts_with("/vm/")
         && vm.len() > 4
+        && !is_anothers(store, domain, &vm)?
     {
         remove_node(store, &vm)?;
     }

@@ -70,6 +70,8 @@ pub fn migrate(args: &MigrateArgs, json: bool) -> Result<()> {
         force_cpu: args.force_cpu,
         offline: args.offline,
         compression: args.compress,
+        streams: args.streams,
+        channel: args.channel,
         bandwidth: args.bandwidth.unwrap_or(0).saturating_mul(1024),
         goals: Goals {
             downtime: Duration::from_millis(args.downtime),

@@ -26,8 +26,11 @@ pub fn save(args: &SaveArgs, json: bool) -> Result<()> {
         &mut store,
         &info,
         &args.file,
-        args.checkpoint,
-        Duration::from_secs(args.timeout),
+        file::Manner {
+            go_on: args.checkpoint,
+            patience: Duration::from_secs(args.timeout),
+            channel: args.channel,
+        },
         &mut |what, done, all| bar.tell(what, done, all),
     )?;
     drop(bar);

@@ -38,6 +38,13 @@ pub struct Vif {
     pub rate: Option<(u64, u64)>,
     /// MTU, if it is not the usual one.
     pub mtu: Option<u16>,
+    /// Whether it may send from its own address only.
+    #[serde(default = "yes")]
+    pub spoofchk: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Disk {
@@ -301,6 +308,13 @@ fn vif_item(vif: &mut Vif, key: &str, name: &str, value: &str) -> ConfigResult<(
             let mtu = mtu.ok_or_else(|| wrong(key, "an MTU is 68 to 9000"))?;
             vif.mtu = Some(mtu);
         }
+        "spoofchk" => {
+            vif.spoofchk = match value {
+                "on" | "true" => true,
+                "off" | "false" => false,
+                _ => return Err(wrong(key, format_args!("spoofchk \"{value}\": on or off"))),
+            }
+        }
         // What says nothing here.
         "type" if matches!(value, "vif" | "netfront") => {}
         "script" | "vifname" | "ip" | "backend" | "model" | "gatewaydev" | "type" => {
@@ -315,7 +329,8 @@ fn vif_item(vif: &mut Vif, key: &str, name: &str, value: &str) -> ConfigResult<(
             return Err(wrong(
                 key,
                 format_args!(
-                    "\"{name}\" is not known: a network device has mac, network (or bridge), rate, mtu"
+                    "\"{name}\" is not known: a network device has mac, network (or bridge), rate, mtu, \
+                     spoofchk"
                 ),
             ));
         }
@@ -332,6 +347,7 @@ pub fn vifs(key: &str, values: &[Value]) -> ConfigResult<Vec<Vif>> {
             network: "eth0".to_owned(),
             rate: None,
             mtu: None,
+            spoofchk: true,
         };
         match value {
             Value::Text(items) => {
@@ -350,6 +366,7 @@ pub fn vifs(key: &str, values: &[Value]) -> ConfigResult<Vec<Vif>> {
                     let value = match value {
                         Value::Text(text) => text.clone(),
                         Value::Number(number) => number.to_string(),
+                        Value::Flag(flag) => flag.to_string(),
                         _ => return Err(wrong(&format!("{key}.{name}"), "expected a text")),
                     };
                     vif_item(&mut vif, key, name, &value)?;
@@ -434,6 +451,7 @@ mod tests {
         assert_eq!(one[0].network, "xenbr1");
         assert_eq!(one[0].rate, Some((62_500, 50_000)));
         assert_eq!(vif("").expect("a vif")[0].network, "eth0");
+        assert!(one[0].spoofchk && !vif("spoofchk=off").expect("a vif")[0].spoofchk);
         assert_eq!(
             vif("rate=1GB/s@20ms").expect("a vif")[0].rate,
             Some((20_000_000, 20_000))
@@ -445,6 +463,7 @@ mod tests {
             ("rate=0Mb/s", "rate"),
             ("rate=99999999999999999999GB/s", "rate"),
             ("script=vif-route", "script="),
+            ("spoofchk=maybe", "on or off"),
             ("colour=red", "not known"),
         ] {
             let error = vif(text).expect_err(text).to_string();

@@ -65,6 +65,10 @@ pub fn to_json(saved: &Saved) -> String {
                 nic.insert("rate_bytes_per_interval".into(), json!(bytes));
                 nic.insert("rate_interval_usecs".into(), json!(interval));
             }
+            // libxl has none, and does not mind.
+            if !vif.spoofchk {
+                nic.insert("spoofchk".into(), json!(false));
+            }
             Value::Object(nic)
         })
         .collect();
@@ -166,6 +170,7 @@ pub fn from_json(text: &str) -> Result<Saved> {
             network: text(&nic["bridge"]),
             rate: (rate.0 != 0 && rate.1 != 0).then_some(rate),
             mtu: nic["mtu"].as_u64().and_then(|mtu| u16::try_from(mtu).ok()),
+            spoofchk: nic["spoofchk"].as_bool().unwrap_or(true),
         });
     }
     let event = |key: &str, otherwise| match root[key].as_str() {
@@ -244,6 +249,7 @@ pub fn of_domain(store: &mut Store, info: &DomainInfo, share: Share) -> Result<S
             rate: rate
                 .and_then(|(bytes, interval)| Some((bytes.parse().ok()?, interval.parse().ok()?))),
             mtu: text(store, "mtu")?.and_then(|mtu| mtu.parse().ok()),
+            spoofchk: text(store, "spoofchk")?.as_deref() != Some("0"),
         });
     }
     Ok(Saved {
@@ -321,7 +327,10 @@ mod tests {
 
     #[test]
     fn configurations_come_back() {
-        assert_eq!(from_json(&to_json(&saved())).expect("our own"), saved());
+        let mut saved = saved();
+        assert_eq!(from_json(&to_json(&saved)).expect("our own"), saved);
+        saved.config.vifs[0].spoofchk = false;
+        assert_eq!(from_json(&to_json(&saved)).expect("our own"), saved);
     }
 
     #[test]

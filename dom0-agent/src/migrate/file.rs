@@ -17,7 +17,7 @@ use crate::config::domain::parse_uuid;
 use crate::control::{Control, DomainInfo};
 use crate::error::{Error, Result};
 use crate::store::Store;
-use crate::stream::save::Saver;
+use crate::stream::save::{Channel, Saver};
 use crate::stream::{Limits, container, reader::Reader, restore, state};
 
 /// Bytes that are written or read at a time.
@@ -48,14 +48,24 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// How to save a domain.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// It goes on afterwards.
+    pub go_on: bool,
+    /// How long it may take to suspend.
+    pub patience: Duration,
+    /// How its pages are taken.
+    pub channel: Channel,
+}
+
 /// Saves a domain. Whatever fails, it goes on, and there is no file.
 pub fn save(
     control: &Control,
     store: &mut Store,
     info: &DomainInfo,
     path: &Path,
-    go_on: bool,
-    patience: Duration,
+    manner: Manner,
     progress: Progress<'_>,
 ) -> Result<SaveReport> {
     let saved = config::of_domain(store, info, control.share(info.id)?)?;
@@ -64,15 +74,15 @@ pub fn save(
     let result = (|| {
         let guest = Leaving::new(control, info.id)?;
         progress("waiting for the guest to suspend", 0, 0);
-        let suspended = suspend(control, store, info.id, patience)?;
+        let suspended = suspend(control, store, info.id, manner.patience)?;
         let begin = Instant::now();
-        let written = write(guest, &saved, file, progress)
+        let written = write(guest, &saved, file, manner.channel, progress)
             .and_then(|written| {
                 fs::rename(&partial, path).map_err(|error| named(path, error))?;
                 Ok(written)
             })
             .inspect_err(|_| go_on_after_all(control, store, info.id))?;
-        if go_on {
+        if manner.go_on {
             resume(control, store, info.id)?;
         } else {
             progress("taking the domain away", 0, 0);
@@ -86,7 +96,7 @@ pub fn save(
             pages: written.1,
             suspend_ms: milliseconds(suspended),
             save_ms: milliseconds(begin.elapsed()),
-            running: go_on,
+            running: manner.go_on,
         })
     })();
     if result.is_err() {
@@ -107,11 +117,12 @@ fn write(
     guest: Leaving<'_>,
     saved: &Saved,
     file: File,
+    channel: Channel,
     progress: Progress<'_>,
 ) -> Result<(u64, u64)> {
     let mut to = BufWriter::with_capacity(BUFFER, file);
     container::begin(&mut to, &config::to_json(saved))?;
-    let mut saver = Saver::new(guest, &mut to, false)?;
+    let mut saver = Saver::new(guest, &mut to, false)?.by(channel);
     let all = saver.all();
     let (mut done, frames) = (0, all.len());
     let sent = saver.send(&all, false, |count| {
@@ -178,10 +189,11 @@ pub fn restore(
     check(control, store, &saved)?;
     let mut new = Incoming::make(control, store, &saved)?.forced(force_cpu);
     let finished = (|| {
-        let pages = new.receive(control, &mut from, progress)?;
+        let (pages, _) = new.receive(control, &mut from, progress)?;
         container::read_end(&mut from)?;
         progress("making its devices", 0, 0);
-        new.attach(store, &saved)?;
+        new.prepare(store, &saved)?;
+        new.introduce(store)?;
         if !paused {
             control.unpause(new.domain())?;
         }
@@ -257,13 +269,13 @@ impl Incoming {
         self.shell.domain
     }
 
-    /// Puts it together from libxc's stream; its pages.
+    /// Puts it together from libxc's stream; its pages, and how long it took behind their end.
     pub fn receive(
         &mut self,
         control: &Control,
         from: impl Read,
         progress: Progress<'_>,
-    ) -> Result<u64> {
+    ) -> Result<(u64, Duration)> {
         let mut reader = Reader::new(from, self.limits)?;
         let mut target = Arriving::new(control, self.shell.domain, self.force_cpu);
         let ports = state::Rings {
@@ -283,23 +295,30 @@ impl Incoming {
             store: restored.rings.store,
             console: restored.rings.console,
         };
+        let begin = Instant::now();
         build::grant_rings(control, &self.shell, &rings)?;
         self.rings = Some(rings);
-        Ok(restored.pages)
+        let finish = restored.finish.saturating_add(begin.elapsed());
+        Ok((restored.pages, finish))
     }
 
-    /// Makes its nodes in the store, and its devices.
-    pub fn attach(&self, store: &mut Store, saved: &Saved) -> Result<()> {
-        let rings = self
-            .rings
-            .as_ref()
-            .ok_or_else(|| Error::Usage("the domain has no memory yet".into()))?;
+    /// Makes its nodes in the store, and its devices. It may have no memory yet.
+    pub fn prepare(&self, store: &mut Store, saved: &Saved) -> Result<()> {
         let identity = nodes::Identity {
             uuid: &saved.uuid,
             config: &saved.config,
         };
-        nodes::write(store, &self.shell, rings, &identity)?;
+        nodes::prepare(store, &self.shell, &identity)?;
         nodes::wait_for_backends(store, self.shell.domain, &saved.config)
+    }
+
+    /// Tells the store of it, once it has its memory and its nodes.
+    pub fn introduce(&self, store: &mut Store) -> Result<()> {
+        let rings = self
+            .rings
+            .as_ref()
+            .ok_or_else(|| Error::Usage("the domain has no memory yet".into()))?;
+        nodes::introduce(store, &self.shell, rings)
     }
 
     /// Takes it away.

@@ -12,9 +12,9 @@ use crate::error::{Error, Result};
 use crate::stream::p2m::PER_PAGE;
 use crate::stream::record::{CpuPolicy, PageType, TscInfo, VcpuPart, VcpuState};
 use crate::stream::restore::Target;
-use crate::stream::save::Source;
+use crate::stream::save::{Export, Source};
 use crate::stream::{self, Mfn, NO_FRAME, PAGE_SIZE, Page, Pfn};
-use crate::xen::domctl;
+use crate::xen::domctl::{self, PageReader};
 use crate::xen::foreign::{Access, ForeignMap};
 
 /// Frames of a piece of the machine-to-physical table, as `XENMEM_machphys_mfn_list` gives it.
@@ -41,6 +41,8 @@ pub struct Leaving<'a> {
     /// The guest's own list of its frames.
     list: Option<ForeignMap>,
     list_pages: u64,
+    /// Where the hypervisor gives pages in the stream's form.
+    reader: Option<PageReader>,
 }
 
 impl<'a> Leaving<'a> {
@@ -80,6 +82,7 @@ impl<'a> Leaving<'a> {
             )?,
             list: None,
             list_pages: 0,
+            reader: control.page_reader(domain)?,
         })
     }
 
@@ -165,6 +168,28 @@ impl Source for Leaving<'_> {
             }
         }
         Ok(())
+    }
+
+    fn export(
+        &mut self,
+        pfns: &[Pfn],
+        max: Pfn,
+        elide: bool,
+        into: &mut Export,
+    ) -> stream::Result<bool> {
+        let (Some(reader), Some(list)) = (&mut self.reader, &self.list) else {
+            return Ok(false);
+        };
+        let list = (list, max.0.saturating_add(1));
+        let (numbers, data) = self
+            .control
+            .read_pages(self.domain, reader, list, pfns, elide)
+            .map_err(machine)?;
+        into.numbers.clear();
+        into.numbers.extend_from_slice(numbers);
+        into.data.clear();
+        into.data.extend_from_slice(data);
+        Ok(true)
     }
 
     fn cpu_policy(&mut self) -> stream::Result<CpuPolicy> {

@@ -1,7 +1,8 @@
 //! The target's end of moves: `overcast receive`.
 
 use std::collections::HashMap;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use xen_abi::arch_x86::{CpuidLeaf, MsrEntry};
 use super::config::{self, Saved};
 use super::file::{Incoming, check};
 use super::handover::{Target as State, TargetAction, TargetEvent, ToTarget};
+use super::lanes::{self, Inlet};
 use super::status::Arrival;
 use super::tls::{Channel, Keys};
 use super::wire::{self, FromSource, FromTarget, Hello, Offer, StreamReader};
@@ -19,6 +21,7 @@ use crate::control::Control;
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::store::Store;
+use crate::stream;
 use crate::xen::domctl::CpuPolicy;
 
 /// How long the other end may be silent.
@@ -27,11 +30,23 @@ const SILENCE: Duration = Duration::from_secs(60);
 const READY: Duration = Duration::from_secs(120);
 /// How often it is looked whether the word came on another connection.
 const LOOK: Duration = Duration::from_secs(2);
-/// Connections at a time.
+/// How long the source's connections for the stream may take to come.
+const JOIN: Duration = Duration::from_secs(30);
+/// How long a source that cut the stream may take to say why.
+const WHY: Duration = Duration::from_secs(2);
+/// Connections at a time, those of streams not counted.
 const CONNECTIONS: usize = 16;
 
-/// Moves of this process, by number.
-type Moves = Arc<Mutex<HashMap<String, Arrival>>>;
+/// Moves of this process.
+#[derive(Default)]
+struct Known {
+    /// By number.
+    arrivals: HashMap<String, Arrival>,
+    /// Those that wait for the connections of their streams, by number: which one it is.
+    waiting: HashMap<String, Sender<(u32, Channel)>>,
+}
+
+type Moves = Arc<Mutex<Known>>;
 
 /// Waits for sources.
 pub struct Receiver {
@@ -58,42 +73,47 @@ impl Receiver {
     }
 
     /// Takes domains for ever, or one if `once`.
-    pub fn run(&self, once: bool) -> Result<()> {
+    pub fn run(self, once: bool) -> Result<()> {
+        let (tell, came) = mpsc::channel();
+        thread::spawn(move || {
+            let error = self.accept(&tell);
+            let _ = tell.send(Err(error));
+        });
+        for arrival in came {
+            let (arrival, from) = arrival?;
+            println!(
+                "{} came from {from} and is domain {}",
+                arrival.name, arrival.domain
+            );
+            if once {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes connections, until that fails, and tells of the domains that came.
+    fn accept(&self, tell: &Sender<Result<(Arrival, SocketAddr)>>) -> Error {
         let active = Arc::new(());
         loop {
-            let (stream, from) = self.listener.accept()?;
+            let (stream, from) = match self.listener.accept() {
+                Ok(accepted) => accepted,
+                Err(error) => return error.into(),
+            };
             if Arc::strong_count(&active) > CONNECTIONS {
                 continue;
             }
-            let (tls, moves, active) = (
-                self.tls.clone(),
-                Arc::clone(&self.moves),
-                Arc::clone(&active),
-            );
-            let serve = move || {
+            let (tls, moves) = (self.tls.clone(), Arc::clone(&self.moves));
+            let (tell, active) = (tell.clone(), Arc::clone(&active));
+            thread::spawn(move || {
                 let _active = active;
                 match serve(stream, tls.as_ref(), &moves) {
-                    Ok(Some(arrival)) => {
-                        println!(
-                            "{} came from {} and is domain {}",
-                            arrival.name, from, arrival.domain
-                        );
-                        true
-                    }
-                    Ok(None) => false,
-                    Err(error) => {
-                        eprintln!("overcast: from {from}: {error}");
-                        false
-                    }
+                    // Nobody listens: the one that was wanted came.
+                    Ok(Some(arrival)) => drop(tell.send(Ok((arrival, from)))),
+                    Ok(None) => {}
+                    Err(error) => eprintln!("overcast: from {from}: {error}"),
                 }
-            };
-            if once {
-                if serve() {
-                    return Ok(());
-                }
-            } else {
-                thread::spawn(serve);
-            }
+            });
         }
     }
 }
@@ -117,7 +137,7 @@ fn sweep(control: &Control, store: &mut Store) -> Result<()> {
     Ok(())
 }
 
-fn lock(moves: &Moves) -> MutexGuard<'_, HashMap<String, Arrival>> {
+fn lock(moves: &Moves) -> MutexGuard<'_, Known> {
     // Entries are replaced as a whole.
     moves.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -140,16 +160,58 @@ fn serve(
             wire::send(&mut channel, &answer)?;
             Ok(None)
         }
+        FromSource::Join { id, lane } => {
+            join(channel, &id, lane, moves)?;
+            Ok(None)
+        }
         _ => Err(Error::Peer(
             "it neither offers a domain nor asks for one".into(),
         )),
     }
 }
 
+/// A connection for the stream of a move that waits for it.
+fn join(mut channel: Channel, id: &str, lane: u32, moves: &Moves) -> Result<()> {
+    let waiting = lock(moves).waiting.get(id).cloned();
+    let Some(waiting) = waiting else {
+        let why = "no move of this number waits for connections".to_owned();
+        let _ = wire::send(&mut channel, &FromTarget::Gone { why: why.clone() });
+        return Err(Error::Peer(why));
+    };
+    wire::send(&mut channel, &FromTarget::Joined)?;
+    // It may just have given up.
+    let _ = waiting.send((lane, channel));
+    Ok(())
+}
+
+/// Waits for the connections of a stream, from the first to the last.
+fn joined(came: &mpsc::Receiver<(u32, Channel)>, count: u32) -> Result<Vec<Channel>> {
+    let end = Instant::now() + JOIN;
+    let mut lanes: Vec<Option<Channel>> = (0..count).map(|_| None).collect();
+    while lanes.iter().any(Option::is_none) {
+        match came.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok((lane, channel)) => match lanes.get_mut(lane as usize) {
+                Some(slot @ None) => *slot = Some(channel),
+                _ => {
+                    return Err(Error::Peer(format!(
+                        "connection {lane} of the stream is none"
+                    )));
+                }
+            },
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                return Err(Error::Peer(
+                    "the connections of the stream do not come".into(),
+                ));
+            }
+        }
+    }
+    Ok(lanes.into_iter().flatten().collect())
+}
+
 /// What became of a move; a guest that waits for the word to run has it now.
 fn answer(id: &str, moves: &Moves) -> Result<FromTarget> {
     let mut moves = lock(moves);
-    if let Some(arrival) = moves.get_mut(id) {
+    if let Some(arrival) = moves.arrivals.get_mut(id) {
         return step(arrival, TargetEvent::Heard(ToTarget::Ask)).map(|answer| {
             answer.unwrap_or(FromTarget::Gone {
                 why: "it was not complete".into(),
@@ -179,7 +241,10 @@ fn step(arrival: &mut Arrival, event: TargetEvent) -> Result<Option<FromTarget>>
         TargetAction::Send(message) => {
             arrival.state = state;
             return Ok(Some(match message {
-                super::handover::ToSource::Ready => FromTarget::Ready,
+                super::handover::ToSource::Ready => FromTarget::Ready {
+                    finish_ms: 0,
+                    devices_ms: 0,
+                },
                 super::handover::ToSource::Running => FromTarget::Running {
                     domain: arrival.domain,
                 },
@@ -289,7 +354,7 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
     let control = Control::open()?;
     let mut store = Store::open()?;
     // A number that is known, here or on disk, is no new move.
-    let known = lock(moves).contains_key(&offer.id) || Arrival::find(&offer.id)?.is_some();
+    let known = lock(moves).arrivals.contains_key(&offer.id) || Arrival::find(&offer.id)?.is_some();
     let prepared = match known {
         true => Err(vec!["a move of this number was here already".to_owned()]),
         false => prepare(&control, &mut store, offer),
@@ -306,9 +371,10 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
             return Err(Error::Refused(reasons.join("; ")));
         }
     };
+    let streams = offer.streams.clamp(1, lanes::MOST);
     if offer.dry_run {
         new.remove(&control, &mut store);
-        wire::send(&mut channel, &FromTarget::Accept)?;
+        wire::send(&mut channel, &FromTarget::Accept { streams })?;
         return Ok(None);
     }
     let arrival = Arrival {
@@ -323,15 +389,35 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
         new.remove(&control, &mut store);
         return Err(error);
     }
-    lock(moves).insert(offer.id.clone(), arrival);
-    let received = (|| {
-        wire::send(&mut channel, &FromTarget::Accept)?;
-        let mut stream = StreamReader::new(&mut channel);
-        new.receive(&control, &mut stream, &mut |_, _, _| {})?;
+    let (waiting, came) = mpsc::channel();
+    {
+        let mut moves = lock(moves);
+        moves.arrivals.insert(offer.id.clone(), arrival);
+        moves.waiting.insert(offer.id.clone(), waiting);
+    }
+    let mut times = (Duration::ZERO, Duration::ZERO);
+    let received = wire::send(&mut channel, &FromTarget::Accept { streams })
+        .and_then(|()| joined(&came, streams));
+    lock(moves).waiting.remove(&offer.id);
+    let received = received.and_then(|lanes| {
+        let mut caught = || {
+            wire::send(&mut channel, &FromTarget::Caught).map_err(|error| match error {
+                Error::Io(error) => error,
+                other => std::io::Error::other(other.to_string()),
+            })
+        };
+        // While the guest still runs at the source: it takes long, and may fail.
+        new.prepare(&mut store, &saved)?;
+        cpu::remember(&mut store, &saved.uuid, &cpu::set_of(&offer.visible))?;
+        let mut stream = StreamReader::of(Inlet::new(lanes, &mut caught));
+        (_, times.0) = new.receive(&control, &mut stream, &mut |_, _, _| {})?;
         stream.finish()?;
-        new.attach(&mut store, &saved)?;
-        cpu::remember(&mut store, &saved.uuid, &cpu::set_of(&offer.visible))
-    })();
+        let begin = Instant::now();
+        new.introduce(&mut store)?;
+        times.1 = begin.elapsed();
+        Ok(())
+    });
+    let received = received.map_err(|error| why(error, &mut channel));
     let event = match &received {
         Ok(()) => TargetEvent::Complete,
         Err(_) => TargetEvent::Failed,
@@ -339,6 +425,14 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
     let mut answer = on(moves, &offer.id, event)?;
     if let (Err(error), Some(FromTarget::Gone { why })) = (&received, &mut answer) {
         *why = error.to_string();
+    }
+    if let Some(FromTarget::Ready {
+        finish_ms,
+        devices_ms,
+    }) = &mut answer
+    {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        (*finish_ms, *devices_ms) = (milliseconds(times.0), milliseconds(times.1));
     }
     if let Some(answer) = &answer {
         // A source that does not hear it asks.
@@ -348,9 +442,26 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
     wait_for_word(&mut channel, &offer.id, moves)
 }
 
+/// Why a stream broke off, if the source says it.
+fn why(error: Error, channel: &mut Channel) -> Error {
+    let broken = matches!(
+        &error,
+        Error::Io(_) | Error::Stream(stream::Error::Truncated(_))
+    );
+    if !broken || channel.set_patience(Some(WHY)).is_err() {
+        return error;
+    }
+    let heard = wire::receive(channel);
+    let _ = channel.set_patience(Some(SILENCE));
+    match heard {
+        Ok(FromSource::Abort { why }) => Error::Peer(format!("the source gave up: {why}")),
+        _ => error,
+    }
+}
+
 /// Something happened to a move of this process.
 fn on(moves: &Moves, id: &str, event: TargetEvent) -> Result<Option<FromTarget>> {
-    match lock(moves).get_mut(id) {
+    match lock(moves).arrivals.get_mut(id) {
         Some(arrival) => step(arrival, event),
         None => Ok(None),
     }
@@ -361,7 +472,7 @@ fn wait_for_word(channel: &mut Channel, id: &str, moves: &Moves) -> Result<Optio
     let end = Instant::now() + READY;
     channel.set_patience(Some(LOOK))?;
     let event = loop {
-        let decided = lock(moves).get(id).cloned();
+        let decided = lock(moves).arrivals.get(id).cloned();
         if let Some(arrival) = decided.filter(|arrival| arrival.state != State::Ready) {
             // The source asked on another connection.
             return Ok((arrival.state == State::Running).then_some(arrival));
@@ -380,6 +491,6 @@ fn wait_for_word(channel: &mut Channel, id: &str, moves: &Moves) -> Result<Optio
     if let Some(answer) = &answer {
         let _ = wire::send(channel, answer);
     }
-    let arrival = lock(moves).get(id).cloned();
+    let arrival = lock(moves).arrivals.get(id).cloned();
     Ok(arrival.filter(|arrival| arrival.state == State::Running))
 }

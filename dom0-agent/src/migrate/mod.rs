@@ -6,7 +6,7 @@
 //!
 //! A move to another machine has two ends, [`outgoing`] and [`incoming`]. [`handover`] is the
 //! protocol's core: who runs the guest when; read it first. [`wire`] has the messages and frames,
-//! [`tls`] the connection, [`policy`] decides when to suspend the guest, [`status`] is what
+//! [`lanes`] sends a stream over several connections, [`tls`] is a connection, [`policy`] decides when to suspend the guest, [`status`] is what
 //! is written down.
 
 pub mod config;
@@ -14,6 +14,7 @@ pub mod file;
 pub mod guest;
 pub mod handover;
 pub mod incoming;
+pub mod lanes;
 pub mod outgoing;
 pub mod policy;
 pub mod status;

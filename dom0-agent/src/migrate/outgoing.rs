@@ -16,22 +16,25 @@ use xen_abi::errno;
 use super::config;
 use super::guest::Leaving;
 use super::handover::{Source as State, SourceAction, SourceEvent, ToSource};
+use super::lanes::{self, Outlet};
 use super::policy::{self, Goals, Next};
-use super::status::{Round, Status};
+use super::status::{Pause, Round, Status};
 use super::suspend::{resume, suspend};
 use super::tls::{Channel, Keys};
-use super::wire::{self, Compression, FromSource, FromTarget, Hello, Offer, StreamWriter};
+use super::wire::{self, Compression, FromSource, FromTarget, Hello, Offer};
 use crate::build;
 use crate::control::{Control, DomainInfo, Share};
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::stream;
-use crate::stream::save::{FrameSet, Saver};
+use crate::stream::save::{Channel as Taking, FrameSet, Saver};
 
 /// How long the other end may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long it may take to put the guest together, after the last byte.
 const READY: Duration = Duration::from_secs(120);
+/// How long a target that cut the stream may take to say why.
+const WHY: Duration = Duration::from_secs(2);
 /// Between two questions of what became of the guest.
 const ASK: Duration = Duration::from_secs(2);
 
@@ -52,6 +55,10 @@ pub struct Options {
     pub offline: bool,
     /// How the stream is packed.
     pub compression: Compression,
+    /// Connections for the stream.
+    pub streams: u32,
+    /// How its pages are taken.
+    pub channel: Taking,
     /// Bytes in a second at most; 0 for no limit.
     pub bandwidth: u64,
     /// When to suspend it.
@@ -89,6 +96,10 @@ pub struct Move<'a> {
     options: Options,
     status: Status,
     begin: Instant,
+    /// What a pause takes without pages, as far as is known.
+    fixed: Duration,
+    /// When it was asked to suspend.
+    asked_at: Option<Instant>,
     suspended_at: Option<Instant>,
     logging: bool,
     share: Option<Share>,
@@ -143,6 +154,9 @@ impl<'a> Move<'a> {
                 throughput: 0,
                 predicted_downtime_ms: 0,
                 downtime_ms: None,
+                pause: Pause::default(),
+                streams: 0,
+                answer_ms: 0,
                 total_ms: 0,
                 bytes: 0,
                 stream_bytes: 0,
@@ -153,6 +167,8 @@ impl<'a> Move<'a> {
             domain,
             options,
             begin: Instant::now(),
+            fixed: policy::FIXED,
+            asked_at: None,
             suspended_at: None,
             logging: false,
             share: None,
@@ -254,6 +270,7 @@ impl<'a> Move<'a> {
         let seen = crate::cpu::seen(self.control, self.store, self.domain, &saved.uuid)?;
         let mut channel = connect(&self.options.host, self.options.plain)?;
         self.report("asking the target", 0, 0);
+        let asked = Instant::now();
         wire::send(
             &mut channel,
             &FromSource::Offer(Box::new(Offer {
@@ -269,52 +286,105 @@ impl<'a> Move<'a> {
                 msrs: policy.msrs.iter().map(|msr| (msr.idx, msr.val)).collect(),
                 visible: crate::cpu::names_of(&seen.visible),
                 force_cpu: self.options.force_cpu,
+                streams: self.options.streams.clamp(1, lanes::MOST),
             })),
         )?;
-        match wire::receive(&mut channel)? {
-            FromTarget::Accept => {}
+        let streams = match wire::receive(&mut channel)? {
+            FromTarget::Accept { streams } => streams.clamp(1, lanes::MOST),
             FromTarget::Refuse { reasons } => {
                 return Err(Error::Refused(reasons.join("; ")));
             }
             _ => return Err(peer("the target gives no answer to the offer")),
-        }
+        };
+        // It has just made a domain and looked at it, much as it does at the end.
+        let prepared = asked.elapsed();
         if self.options.dry_run {
             return Ok(());
         }
-        self.send_all(&mut channel).map_err(|error| {
-            // The target may have said why it closed the connection.
-            match &error {
-                Error::Io(_) => match wire::receive(&mut channel) {
-                    Ok(FromTarget::Gone { why }) => peer(format!("the target gave up: {why}")),
-                    _ => error,
-                },
-                Error::Cancelled => error,
-                _ => error,
+        let sent = self.send_all(&mut channel, streams, prepared);
+        let lanes = sent.map_err(|error| given_up(error, &mut channel))?;
+        self.hand_over(channel, lanes)
+    }
+
+    /// Makes the connections of the stream.
+    fn join(&self, streams: u32) -> Result<Vec<Channel>> {
+        let lane = |lane| {
+            let mut channel = connect(&self.options.host, self.options.plain)?;
+            let id = self.status.id.clone();
+            wire::send(&mut channel, &FromSource::Join { id, lane })?;
+            match wire::receive(&mut channel)? {
+                FromTarget::Joined => Ok(channel),
+                FromTarget::Gone { why } => Err(peer(format!("the target gave up: {why}"))),
+                _ => Err(peer("the target does not take the stream")),
             }
-        })?;
-        self.hand_over(channel)
+        };
+        (0..streams).map(lane).collect()
     }
 
-    /// Sends the guest; it is suspended then.
-    fn send_all(&mut self, channel: &mut Channel) -> Result<()> {
+    /// Sends the guest; it is suspended then. Gives the connections of its stream, which must
+    /// last until the target has read it.
+    fn send_all(
+        &mut self,
+        channel: &mut Channel,
+        streams: u32,
+        prepared: Duration,
+    ) -> Result<Vec<Channel>> {
+        let lanes = self.join(streams)?;
+        self.status.streams = streams;
         let guest = Leaving::new(self.control, self.domain)?;
-        let packer = StreamWriter::new(&mut *channel, self.options.compression);
-        let mut saver = Saver::new(guest, packer, true)?;
-        let sent = self.rounds(&mut saver);
-        if let Err(error) = sent {
-            // Whole pieces went out before, so that the target understands this.
-            let why = error.to_string();
-            let _ = wire::send(saver.output().inner(), &FromSource::Abort { why });
-            return Err(error);
-        }
+        let outlet = Outlet::new(lanes, self.options.compression);
+        let mut saver = Saver::new(guest, outlet, true)?.by(self.options.channel);
+        // The second time it goes by ways that are known.
+        self.catch_up(&mut saver, channel)?;
+        let answer = self.catch_up(&mut saver, channel)?;
+        self.status.answer_ms = milliseconds(answer);
+        self.fixed = self.learned().unwrap_or_else(|| {
+            let answers = answer.saturating_mul(2);
+            policy::FIXED.max(prepared.saturating_add(answers))
+        });
+        self.rounds(&mut saver, channel)?;
+        let begin = Instant::now();
         self.status.stream_bytes = saver.written();
-        let (_, packer) = saver.finish()?;
-        let (_, bytes) = packer.finish()?;
+        let (_, outlet) = saver.finish()?;
+        let (lanes, bytes) = outlet.finish()?;
         self.status.bytes = bytes;
-        Ok(())
+        if let Some((last, before)) = self.status.rounds.split_last_mut() {
+            let before = before.iter().map(|round| round.bytes);
+            last.bytes = bytes.saturating_sub(before.fold(0, u64::saturating_add));
+        }
+        self.status.pause.state_ms = milliseconds(begin.elapsed());
+        Ok(lanes)
     }
 
-    fn rounds<W: Write>(&mut self, saver: &mut Saver<Leaving<'_>, StreamWriter<W>>) -> Result<()> {
+    /// What pauses took without pages when guests went to that host before.
+    fn learned(&self) -> Option<Duration> {
+        let all = Status::all().ok()?;
+        let gone = all
+            .iter()
+            .rfind(|status| status.state == State::Gone && status.host == self.options.host)?;
+        Some(Duration::from_millis(gone.pause.fixed_ms())).filter(|fixed| !fixed.is_zero())
+    }
+
+    /// Waits until the target has read all that was sent; how long.
+    fn catch_up(
+        &self,
+        saver: &mut Saver<Leaving<'_>, Outlet<Channel>>,
+        channel: &mut Channel,
+    ) -> Result<Duration> {
+        let begin = Instant::now();
+        saver.output().mark()?;
+        match wire::receive(channel)? {
+            FromTarget::Caught => Ok(begin.elapsed()),
+            FromTarget::Gone { why } => Err(peer(format!("the target gave up: {why}"))),
+            _ => Err(peer("the target does not say how far it is")),
+        }
+    }
+
+    fn rounds(
+        &mut self,
+        saver: &mut Saver<Leaving<'_>, Outlet<Channel>>,
+        channel: &mut Channel,
+    ) -> Result<()> {
         let mut next = saver.all();
         if !self.options.offline {
             match self
@@ -335,18 +405,25 @@ impl<'a> Move<'a> {
             }
         }
         while self.logging {
+            let begin = Instant::now();
             let mut round = self.round(saver, &next, true)?;
+            self.catch_up(saver, channel)?;
+            let before = self.status.rounds.iter().map(|round| round.bytes);
+            let before = before.fold(0, u64::saturating_add);
+            round.bytes = saver.output().packed().saturating_sub(before);
+            round.ms = milliseconds(begin.elapsed());
             next = self.dirty(saver, false)?;
             round.dirty = next.len();
             self.status.rounds.push(round);
             self.status.dirty_rate = policy::dirty_rate(&round);
             self.status.throughput = policy::throughput(&round);
-            let predicted = policy::predict(&self.status.rounds);
+            let predicted = policy::predict(&self.status.rounds, self.fixed);
             self.status.predicted_downtime_ms = milliseconds(predicted);
             let decision = policy::next(
                 &self.status.rounds,
                 self.begin.elapsed(),
                 self.options.goals,
+                self.fixed,
                 self.status.throttled_to,
             );
             match decision {
@@ -364,24 +441,30 @@ impl<'a> Move<'a> {
             }
         }
         self.report("waiting for the guest to suspend", 0, 0);
-        suspend(self.control, self.store, self.domain, self.options.patience)?;
-        self.suspended_at = Some(Instant::now());
+        self.asked_at = Some(Instant::now());
+        let suspended = suspend(self.control, self.store, self.domain, self.options.patience)?;
+        let begin = Instant::now();
+        self.suspended_at = Some(begin);
+        self.status.pause.suspend_ms = milliseconds(suspended);
         let (state, _) = self.status.state.on(SourceEvent::Suspended);
         self.status.state = state;
-        self.status.write(true)?;
+        // For those who look on: after a crash, a guest that is suspended goes on in any case.
+        self.status.write(false)?;
         if self.logging {
             next.add(&self.dirty(saver, true)?);
             next.add(&saver.deferred());
         }
+        self.status.pause.log_ms = milliseconds(begin.elapsed());
         let round = self.round(saver, &next, false)?;
+        self.status.pause.pages_ms = round.ms;
         self.status.rounds.push(round);
         Ok(())
     }
 
     /// Frames that were written since the last time, or must be sent again for another reason.
-    fn dirty<W: Write>(
+    fn dirty(
         &mut self,
-        saver: &mut Saver<Leaving<'_>, StreamWriter<W>>,
+        saver: &mut Saver<Leaving<'_>, Outlet<Channel>>,
         last: bool,
     ) -> Result<FrameSet> {
         let pages = saver.max_pfn().0 + 1;
@@ -406,9 +489,9 @@ impl<'a> Move<'a> {
     }
 
     /// Sends pages.
-    fn round<W: Write>(
+    fn round(
         &mut self,
-        saver: &mut Saver<Leaving<'_>, StreamWriter<W>>,
+        saver: &mut Saver<Leaving<'_>, Outlet<Channel>>,
         frames: &FrameSet,
         running: bool,
     ) -> Result<Round> {
@@ -459,14 +542,25 @@ impl<'a> Move<'a> {
     }
 
     /// From the last byte to the word of the target.
-    fn hand_over(&mut self, mut channel: Channel) -> Result<()> {
+    fn hand_over(&mut self, mut channel: Channel, lanes: Vec<Channel>) -> Result<()> {
         self.report("waiting for the target to be ready", 0, 0);
+        let begin = Instant::now();
         channel.set_patience(Some(READY))?;
         match wire::receive(&mut channel)? {
-            FromTarget::Ready => {}
+            FromTarget::Ready {
+                finish_ms,
+                devices_ms,
+            } => {
+                let pause = &mut self.status.pause;
+                (pause.finish_ms, pause.devices_ms) = (finish_ms, devices_ms);
+                pause.ready_ms = milliseconds(begin.elapsed());
+            }
             FromTarget::Gone { why } => return Err(peer(format!("the target gave up: {why}"))),
             _ => return Err(peer("the target is not ready")),
         }
+        // It has read them.
+        drop(lanes);
+        let ready = Instant::now();
         self.check_cancelled()?;
         let (state, action) = self.status.state.on(SourceEvent::Heard(ToSource::Ready));
         if action != SourceAction::Commit {
@@ -483,6 +577,7 @@ impl<'a> Move<'a> {
         let mut answer = wire::send(&mut channel, &FromSource::Commit)
             .and_then(|()| wire::receive::<FromTarget>(&mut channel));
         drop(channel);
+        self.status.pause.commit_ms = milliseconds(ready.elapsed());
         loop {
             if let Ok(answer) = &answer
                 && let Some(result) = self.answered(answer)
@@ -509,7 +604,7 @@ impl<'a> Move<'a> {
             _ => return None,
         };
         if heard == ToSource::Running {
-            let downtime = self.suspended_at.map(|at| milliseconds(at.elapsed()));
+            let downtime = self.asked_at.map(|at| milliseconds(at.elapsed()));
             self.status.downtime_ms = downtime;
         }
         let (state, action) = self.status.state.on(SourceEvent::Heard(heard));
@@ -522,6 +617,25 @@ impl<'a> Move<'a> {
             _ => acted.and(Err(peer(format!("the target gave up: {why}")))),
         })
     }
+}
+
+/// Why a target cut the stream, if it says it; else it is told that nothing more comes.
+fn given_up(error: Error, channel: &mut Channel) -> Error {
+    let cut = matches!(&error, Error::Io(_));
+    if cut && channel.set_patience(Some(WHY)).is_ok() {
+        loop {
+            match wire::receive(channel) {
+                Ok(FromTarget::Caught) => {}
+                Ok(FromTarget::Gone { why }) => {
+                    return peer(format!("the target gave up: {why}"));
+                }
+                _ => break,
+            }
+        }
+    }
+    let why = error.to_string();
+    let _ = wire::send(channel, &FromSource::Abort { why });
+    error
 }
 
 /// Asks a target what became of a guest.

@@ -1,7 +1,8 @@
 //! When to stop sending pages of a running guest and suspend it.
 //!
-//! After a round it is known how fast pages go out, and how many the guest wrote meanwhile:
-//! with those, how long it would be down. Where rounds do not bring that down, the guest is
+//! After a round it is known how fast pages go over (a round ends when the target has read it),
+//! and how many the guest wrote meanwhile: with those, and with what a pause takes without any
+//! page, how long it would be down. Where rounds do not bring that down, the guest is
 //! given less CPU, step by step; where even that does not help, the rounds end.
 
 use std::time::Duration;
@@ -9,8 +10,8 @@ use std::time::Duration;
 use super::status::Round;
 use crate::stream::PAGE_SIZE;
 
-/// What suspending, the rest of the state and resuming take, without pages.
-const FIXED: Duration = Duration::from_millis(60);
+/// What suspending, the rest of the state and resuming take at the least, without pages.
+pub const FIXED: Duration = Duration::from_millis(60);
 /// Rounds at most.
 const MOST_ROUNDS: usize = 40;
 /// Steps of slowing down: percent of a CPU for each of the guest's vCPUs.
@@ -52,9 +53,9 @@ pub fn dirty_rate(round: &Round) -> u64 {
     round.dirty.saturating_mul(1000) / round.ms.max(1)
 }
 
-/// How long the guest would be down if it were suspended now. Pages are taken to pack as
+/// How long it would take to send what the guest has written. Pages are taken to pack as
 /// those of the rounds did.
-pub fn predict(rounds: &[Round]) -> Duration {
+fn rest(rounds: &[Round]) -> Duration {
     let Some(last) = rounds.last() else {
         return Duration::MAX;
     };
@@ -69,13 +70,26 @@ pub fn predict(rounds: &[Round]) -> Duration {
     });
     let per_page = (bytes / pages.max(1)).clamp(16, PAGE_SIZE as u64 + 16);
     let rate = (bytes.saturating_mul(1000) / ms.max(1)).max(1);
-    let ms = last.dirty.saturating_mul(per_page).saturating_mul(1000) / rate;
-    FIXED.saturating_add(Duration::from_millis(ms))
+    Duration::from_millis(last.dirty.saturating_mul(per_page).saturating_mul(1000) / rate)
+}
+
+/// How long the guest would be down if it were suspended now; `fixed` is what that takes without
+/// pages.
+pub fn predict(rounds: &[Round], fixed: Duration) -> Duration {
+    fixed.saturating_add(rest(rounds))
 }
 
 /// What to do after a round.
-pub fn next(rounds: &[Round], elapsed: Duration, goals: Goals, throttled: u16) -> Next {
-    if predict(rounds) <= goals.downtime {
+pub fn next(
+    rounds: &[Round],
+    elapsed: Duration,
+    goals: Goals,
+    fixed: Duration,
+    throttled: u16,
+) -> Next {
+    // Where there is no room left for pages, at least they shall not be most of it.
+    let room = goals.downtime.saturating_sub(fixed).max(goals.downtime / 3);
+    if rest(rounds) <= room {
         return Next::Stop;
     }
     if !goals.timeout.is_zero() && elapsed >= goals.timeout {
@@ -143,7 +157,8 @@ mod tests {
                 dirty,
             });
             elapsed += ms;
-            match next(&rounds, Duration::from_millis(elapsed), goals, throttled) {
+            let elapsed = Duration::from_millis(elapsed);
+            match next(&rounds, elapsed, goals, FIXED, throttled) {
                 Next::Continue => {}
                 Next::Throttle(cap) => {
                     assert!(throttled == 0 || cap < throttled);
@@ -167,7 +182,7 @@ mod tests {
         let (rounds, throttled, end) = run(65536, 12_000, GOALS);
         assert!(rounds.len() < 8, "{}", rounds.len());
         assert_eq!((throttled, end), (0, Next::Stop));
-        assert!(predict(&rounds) <= GOALS.downtime);
+        assert!(predict(&rounds, FIXED) <= GOALS.downtime);
     }
 
     #[test]
@@ -175,7 +190,36 @@ mod tests {
         let (rounds, throttled, end) = run(65536, 60_000, GOALS);
         assert!(throttled != 0 && throttled < 40, "{throttled}");
         assert_eq!(end, Next::Stop);
-        assert!(predict(&rounds) <= GOALS.downtime, "{:?}", predict(&rounds));
+        assert!(
+            predict(&rounds, FIXED) <= GOALS.downtime,
+            "{:?}",
+            predict(&rounds, FIXED)
+        );
+    }
+
+    #[test]
+    fn what_a_pause_takes_anyway_leaves_less_room_for_pages() {
+        let round = |dirty| {
+            [Round {
+                pages: 1000,
+                zeros: 0,
+                bytes: 4_000_000,
+                ms: 1000,
+                dirty,
+            }]
+        };
+        let next = |dirty, fixed| {
+            let fixed = Duration::from_millis(fixed);
+            next(&round(dirty), Duration::ZERO, GOALS, fixed, 0)
+        };
+        assert_eq!(next(240, 60), Next::Stop);
+        assert_eq!(next(240, 100), Next::Continue);
+        assert_eq!(next(200, 100), Next::Stop);
+        // It cannot be kept: a third is for pages.
+        assert_eq!(next(200, 5000), Next::Continue);
+        assert_eq!(next(100, 5000), Next::Stop);
+        let predicted = predict(&round(100), Duration::from_millis(5000));
+        assert_eq!(predicted, Duration::from_millis(5100));
     }
 
     #[test]

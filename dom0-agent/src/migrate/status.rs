@@ -30,6 +30,38 @@ pub struct Round {
     pub dirty: u64,
 }
 
+/// What the guest waited for while it was down, ms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pause {
+    /// Its own kernel, to take its devices to rest after it was asked to suspend.
+    pub suspend_ms: u64,
+    /// The log of what it had written.
+    pub log_ms: u64,
+    /// Its last pages, to be sent.
+    pub pages_ms: u64,
+    /// Its registers and the end of the stream, to be sent.
+    pub state_ms: u64,
+    /// The target, to have read all that, and to be ready.
+    pub ready_ms: u64,
+    /// Of that, to put it together behind the end of the stream: its page tables are checked.
+    pub finish_ms: u64,
+    /// Of that, to make it known to the store.
+    pub devices_ms: u64,
+    /// The handover, to the target's word that it runs.
+    pub commit_ms: u64,
+}
+
+impl Pause {
+    /// What does not depend on how much it had written.
+    pub fn fixed_ms(&self) -> u64 {
+        [self.suspend_ms, self.log_ms, self.state_ms, self.commit_ms]
+            .into_iter()
+            .chain([self.finish_ms, self.devices_ms])
+            .fold(0, u64::saturating_add)
+    }
+}
+
 /// How a move goes, or went.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -59,8 +91,17 @@ pub struct Status {
     pub throughput: u64,
     /// How long the guest would be down if it were suspended now, ms.
     pub predicted_downtime_ms: u64,
-    /// How long it was: from its suspension to the target's word that it runs, ms.
+    /// How long it was: from when it was asked to suspend to the target's word that it runs, ms.
     pub downtime_ms: Option<u64>,
+    /// What of that went where.
+    #[serde(default)]
+    pub pause: Pause,
+    /// Connections that the stream had.
+    #[serde(default)]
+    pub streams: u32,
+    /// How long the target took to answer when nothing was under way, ms.
+    #[serde(default)]
+    pub answer_ms: u64,
     /// How long it all took, ms.
     pub total_ms: u64,
     /// Bytes on the wire.

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::store::Store;
 
 /// How often the guest is looked at.
-const POLL: Duration = Duration::from_millis(5);
+const POLL: Duration = Duration::from_millis(2);
 
 /// Why a domain shut down (`SHUTDOWN_*`), if it did.
 fn shutdown(control: &Control, domain: u16) -> Result<Option<u32>> {

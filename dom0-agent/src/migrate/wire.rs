@@ -1,13 +1,16 @@
-//! What goes over the connection of a migration: frames.
+//! What goes over the connections of a migration: frames.
 //!
 //! ```text
 //!  frame    length of the payload u32 LE (at most 1 MiB + 64 KiB) | kind u8 | payload
-//!  kind     1 message (JSON) | 2 stream | 3 stream, zstd | 4 stream, lz4 | 5 stream ends
+//!  kind     1 message (JSON) | 2 stream | 3 stream, zstd | 4 stream, lz4 | 5 stream ends | 6 mark
 //! ```
 //!
-//! First both ends say [`Hello`] with the versions that they speak; the highest that is common
-//! is used. The stream is libxc's, cut into pieces of up to 1 MiB, each compressed by itself,
-//! so that no piece can unpack to more than that.
+//! On each connection both ends first say [`Hello`] with the versions that they speak; the highest
+//! that is common is used. One connection has the messages, in both directions and at any time.
+//! The stream has connections of its own ([`super::lanes`]), as many as the source wants and the
+//! target takes. It is libxc's, cut into pieces of up to 1 MiB, each compressed by itself,
+//! so that no piece can unpack to more than that. When the target comes to a mark, it has done
+//! with all before it, and says so ([`FromTarget::Caught`]).
 
 use std::io::{self, Read, Write};
 
@@ -29,6 +32,7 @@ const STREAM: u8 = 2;
 const STREAM_ZSTD: u8 = 3;
 const STREAM_LZ4: u8 = 4;
 const STREAM_END: u8 = 5;
+const STREAM_MARK: u8 = 6;
 
 /// How a stream is packed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -106,6 +110,13 @@ pub struct Offer {
     /// Take it although the CPU lacks what it has seen.
     #[serde(default)]
     pub force_cpu: bool,
+    /// Connections that it wants for the stream.
+    #[serde(default = "one")]
+    pub streams: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// Messages from the source.
@@ -114,6 +125,13 @@ pub struct Offer {
 pub enum FromSource {
     /// Take this domain?
     Offer(Box<Offer>),
+    /// This connection is for the stream of a move that was accepted.
+    Join {
+        /// Number of the move.
+        id: String,
+        /// Which of its connections, from 0 on.
+        lane: u32,
+    },
     /// Run it.
     Commit,
     /// What became of that one?
@@ -133,14 +151,29 @@ pub enum FromSource {
 #[serde(tag = "message", rename_all = "kebab-case")]
 pub enum FromTarget {
     /// Send it.
-    Accept,
+    Accept {
+        /// By so many connections.
+        #[serde(default = "one")]
+        streams: u32,
+    },
     /// Not here.
     Refuse {
         /// Each reason.
         reasons: Vec<String>,
     },
+    /// The connection is taken for the stream.
+    Joined,
+    /// It has come to a mark of the stream.
+    Caught,
     /// All is there.
-    Ready,
+    Ready {
+        /// How long it took to put the guest together once the stream had ended, ms.
+        #[serde(default)]
+        finish_ms: u64,
+        /// How long it took to make it known, ms.
+        #[serde(default)]
+        devices_ms: u64,
+    },
     /// It runs.
     Running {
         /// Its number.
@@ -208,98 +241,122 @@ pub fn receive<T: DeserializeOwned>(from: &mut impl Read) -> Result<T> {
     }
 }
 
-/// Packs a stream into frames.
-pub struct StreamWriter<W> {
-    to: W,
-    piece: Vec<u8>,
-    compression: Compression,
-    packed: u64,
+/// What a stream is on its way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Item {
+    /// A piece of it, of 1 byte to [`PIECE`].
+    Piece(Vec<u8>),
+    /// The other end is to say when it has come here.
+    Mark,
+    /// Its end.
+    End,
 }
 
-impl<W: Write> StreamWriter<W> {
-    /// Into `to`.
-    pub fn new(to: W, compression: Compression) -> Self {
-        Self {
-            to,
-            piece: Vec::with_capacity(PIECE),
-            compression,
-            packed: 0,
+/// Writes a frame of a stream; its bytes.
+pub fn put_item(to: &mut impl Write, item: &Item, compression: Compression) -> io::Result<u64> {
+    let packed;
+    let (kind, payload) = match item {
+        Item::Mark => (STREAM_MARK, &[][..]),
+        Item::End => (STREAM_END, &[][..]),
+        Item::Piece(piece) => {
+            packed = match compression {
+                Compression::None => None,
+                Compression::Zstd => Some((STREAM_ZSTD, zstd::bulk::compress(piece, 1)?)),
+                Compression::Lz4 => {
+                    Some((STREAM_LZ4, lz4_flex::block::compress_prepend_size(piece)))
+                }
+            };
+            match &packed {
+                Some((kind, packed)) if packed.len() < piece.len() => (*kind, &packed[..]),
+                _ => (STREAM, &piece[..]),
+            }
         }
-    }
-
-    /// Bytes that went out.
-    pub fn packed(&self) -> u64 {
-        self.packed
-    }
-
-    /// Where it goes.
-    pub fn inner(&mut self) -> &mut W {
-        &mut self.to
-    }
-
-    fn piece(&mut self) -> io::Result<()> {
-        if self.piece.is_empty() {
-            return Ok(());
-        }
-        let packed = match self.compression {
-            Compression::None => None,
-            Compression::Zstd => Some((STREAM_ZSTD, zstd::bulk::compress(&self.piece, 1)?)),
-            Compression::Lz4 => Some((
-                STREAM_LZ4,
-                lz4_flex::block::compress_prepend_size(&self.piece),
-            )),
-        };
-        let (kind, payload) = match &packed {
-            Some((kind, packed)) if packed.len() < self.piece.len() => (*kind, packed),
-            _ => (STREAM, &self.piece),
-        };
-        put(&mut self.to, kind, payload)?;
-        self.packed = self.packed.saturating_add(payload.len() as u64 + 5);
-        self.piece.clear();
-        Ok(())
-    }
-
-    /// Ends the stream.
-    pub fn finish(mut self) -> io::Result<(W, u64)> {
-        self.piece()?;
-        put(&mut self.to, STREAM_END, &[])?;
-        self.to.flush()?;
-        Ok((self.to, self.packed))
-    }
+    };
+    put(to, kind, payload)?;
+    to.flush()?;
+    Ok(payload.len() as u64 + 5)
 }
 
-impl<W: Write> Write for StreamWriter<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = PIECE - self.piece.len();
-        let taken = bytes.len().min(room);
-        self.piece.extend_from_slice(&bytes[..taken]);
-        if self.piece.len() == PIECE {
-            self.piece()?;
-        }
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.piece()?;
-        self.to.flush()
-    }
-}
-
-/// Unpacks a stream from frames.
-pub struct StreamReader<R> {
+/// The items of a stream that come over one connection.
+pub struct Items<R> {
     from: R,
     payload: Vec<u8>,
-    piece: Vec<u8>,
-    at: usize,
     ended: bool,
 }
 
-impl<R: Read> StreamReader<R> {
+impl<R: Read> Items<R> {
     /// From `from`.
     pub fn new(from: R) -> Self {
         Self {
             from,
             payload: Vec::new(),
+            ended: false,
+        }
+    }
+
+    fn item(&mut self) -> io::Result<Item> {
+        let bad = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+        let piece = match get(&mut self.from, &mut self.payload)? {
+            STREAM => std::mem::take(&mut self.payload),
+            STREAM_ZSTD => zstd::bulk::decompress(&self.payload, PIECE)?,
+            STREAM_LZ4 => {
+                let size = self
+                    .payload
+                    .first_chunk()
+                    .map_or(0, |&size| u32::from_le_bytes(size));
+                if size as usize > PIECE {
+                    return Err(bad("a piece of the stream that is too long"));
+                }
+                lz4_flex::block::decompress_size_prepended(&self.payload)
+                    .map_err(|error| bad(&error.to_string()))?
+            }
+            STREAM_MARK => return Ok(Item::Mark),
+            STREAM_END => return Ok(Item::End),
+            MESSAGE => return Err(bad("a message within the stream")),
+            _ => return Err(bad("a frame of unknown kind")),
+        };
+        match piece.len() {
+            1..=PIECE => Ok(Item::Piece(piece)),
+            _ => Err(bad("a piece of the stream that is too long, or empty")),
+        }
+    }
+}
+
+impl<R: Read> Iterator for Items<R> {
+    type Item = io::Result<Item>;
+
+    /// The next one; none behind the end or an error.
+    fn next(&mut self) -> Option<io::Result<Item>> {
+        if self.ended {
+            return None;
+        }
+        let item = self.item();
+        self.ended = matches!(item, Err(_) | Ok(Item::End));
+        Some(item)
+    }
+}
+
+/// The bytes of a stream, from its items.
+pub struct StreamReader<I> {
+    items: I,
+    piece: Vec<u8>,
+    at: usize,
+    ended: bool,
+}
+
+#[cfg(any(test, feature = "model"))]
+impl<R: Read> StreamReader<Items<R>> {
+    /// Of a stream that has one connection.
+    pub fn new(from: R) -> Self {
+        Self::of(Items::new(from))
+    }
+}
+
+impl<I: Iterator<Item = io::Result<Item>>> StreamReader<I> {
+    /// Of these items.
+    pub fn of(items: I) -> Self {
+        Self {
+            items,
             piece: Vec::new(),
             at: 0,
             ended: false,
@@ -317,52 +374,21 @@ impl<R: Read> StreamReader<R> {
             _ => Err(peer("bytes behind the end of the stream")),
         }
     }
-
-    fn next(&mut self) -> io::Result<()> {
-        let bad = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
-        let kind = get(&mut self.from, &mut self.payload)?;
-        (self.at, self.piece) = (0, Vec::new());
-        self.piece = match kind {
-            STREAM => std::mem::take(&mut self.payload),
-            STREAM_ZSTD => zstd::bulk::decompress(&self.payload, PIECE)?,
-            STREAM_LZ4 => {
-                let size = self
-                    .payload
-                    .first_chunk()
-                    .map_or(0, |&size| u32::from_le_bytes(size));
-                if size as usize > PIECE {
-                    return Err(bad("a piece of the stream that is too long"));
-                }
-                lz4_flex::block::decompress_size_prepended(&self.payload)
-                    .map_err(|error| bad(&error.to_string()))?
-            }
-            STREAM_END => {
-                self.ended = true;
-                return Ok(());
-            }
-            MESSAGE => {
-                let why = match serde_json::from_slice(&self.payload) {
-                    Ok(FromSource::Abort { why }) => format!("the source gave up: {why}"),
-                    _ => "a message within the stream".into(),
-                };
-                return Err(io::Error::new(io::ErrorKind::ConnectionAborted, why));
-            }
-            _ => return Err(bad("a frame of unknown kind")),
-        };
-        if self.piece.len() > PIECE {
-            return Err(bad("a piece of the stream that is too long"));
-        }
-        Ok(())
-    }
 }
 
-impl<R: Read> Read for StreamReader<R> {
+impl<I: Iterator<Item = io::Result<Item>>> Read for StreamReader<I> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         while self.at == self.piece.len() {
             if self.ended || out.is_empty() {
                 return Ok(0);
             }
-            self.next()?;
+            match self.items.next() {
+                Some(Ok(Item::Piece(piece))) => (self.at, self.piece) = (0, piece),
+                Some(Ok(Item::Mark)) => {}
+                Some(Ok(Item::End)) => self.ended = true,
+                Some(Err(error)) => return Err(error),
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
         }
         let rest = self.piece.get(self.at..).unwrap_or_default();
         let count = rest.len().min(out.len());
@@ -401,38 +427,13 @@ mod tests {
     }
 
     #[test]
-    fn an_abort_ends_the_stream_with_its_reason() {
-        let mut bytes = Vec::new();
-        let why = "cancelled".to_owned();
-        send(&mut bytes, &FromSource::Abort { why }).expect("a message");
-        let error = StreamReader::new(&bytes[..])
-            .read(&mut [0; 4])
-            .expect_err("aborted");
-        assert!(error.to_string().contains("cancelled"));
+    fn older_ends_have_one_connection() {
+        let accept: FromTarget = serde_json::from_str(r#"{"message": "accept"}"#).expect("known");
+        assert_eq!(accept, FromTarget::Accept { streams: 1 });
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
-
-        #[test]
-        fn streams_come_through(seed: u8, length in 0usize..3 << 20, step in 1usize..200_000) {
-            for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
-                let data: Vec<u8> = (0..length).map(|at| (at / 7) as u8 ^ seed).collect();
-                let mut writer = StreamWriter::new(Vec::new(), compression);
-                for piece in data.chunks(step) {
-                    writer.write_all(piece).expect("into memory");
-                }
-                let (mut wire, _) = writer.finish().expect("into memory");
-                send(&mut wire, &FromSource::Commit).expect("into memory");
-                let mut from = &wire[..];
-                let mut reader = StreamReader::new(&mut from);
-                let mut back = vec![0; length];
-                reader.read_exact(&mut back).expect("all");
-                prop_assert!(back == data);
-                reader.finish().expect("the end");
-                prop_assert_eq!(receive::<FromSource>(&mut from).expect("a message"), FromSource::Commit);
-            }
-        }
 
         #[test]
         fn noise_is_refused(noise in proptest::collection::vec(any::<u8>(), 0..300)) {

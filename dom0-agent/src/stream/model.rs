@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 
 use xen_abi::arch_x86::VcpuGuestContext;
+use xen_abi::overcast::OVERCAST_PAGE_CHANGING;
 use xen_abi::xen::{SharedInfo, StartInfo};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::p2m::PER_PAGE;
 use super::record::*;
 use super::restore::Target;
-use super::save::Source;
+use super::save::{Export, Source};
 use super::tables::PRESENT;
 use super::*;
 
@@ -39,6 +40,8 @@ pub struct Model {
     pub limit: usize,
     /// Page tables pinned.
     pub pinned: Vec<(u8, Mfn)>,
+    /// Its hypervisor gives pages in the stream's form.
+    pub exports: bool,
 }
 
 /// What the machine of the model says.
@@ -253,6 +256,41 @@ impl Source for &mut Model {
             }
         }
         Ok(())
+    }
+
+    fn export(&mut self, pfns: &[Pfn], max: Pfn, elide: bool, into: &mut Export) -> Result<bool> {
+        into.numbers.clear();
+        into.data.clear();
+        for &pfn in pfns.iter().filter(|_| self.exports) {
+            let own = |mfn: Mfn| {
+                let pfn = self.pfns.get(&mfn.0).copied();
+                pfn.filter(|&pfn| pfn <= max && Source::mfn(self, pfn) == mfn)
+            };
+            let mfn = Source::mfn(self, pfn);
+            let page = self
+                .memory
+                .get(&mfn.0)
+                .filter(|_| self.pfns.contains_key(&mfn.0));
+            let kind = self.kinds.get(&mfn.0).copied().unwrap_or_default();
+            let (kind, page) = match (page, kind.level()) {
+                (None, _) => (Some(PageType::INVALID), None),
+                (Some(page), None) if elide && page.iter().all(|&byte| byte == 0) => {
+                    (Some(PageType::ALLOCATE), None)
+                }
+                (Some(page), None) => (Some(kind), Some(**page)),
+                (Some(page), Some(level)) => match tables::canonicalise(page, level, own) {
+                    Ok(page) => (Some(kind), Some(page)),
+                    Err(_) => (None, None),
+                },
+            };
+            into.numbers.push(match kind {
+                Some(kind) => u64::from(kind.bits()) << 60 | pfn.0,
+                None => OVERCAST_PAGE_CHANGING | pfn.0,
+            });
+            page.iter()
+                .for_each(|page| into.data.extend_from_slice(page));
+        }
+        Ok(self.exports)
     }
 
     fn cpu_policy(&mut self) -> Result<CpuPolicy> {

@@ -6,6 +6,7 @@
 //! breaks off leaves a domain that never ran and can be taken away.
 
 use std::io::Read;
+use std::time::{Duration, Instant};
 
 use xen_abi::arch_x86::VcpuGuestContext;
 use zerocopy::{FromBytes, IntoBytes};
@@ -43,10 +44,15 @@ pub struct Restored {
     pub rings: RingFrames,
     /// Its pages.
     pub pages: u64,
+    /// How long it took behind the end of the stream.
+    pub finish: Duration,
 }
 
 /// Page tables pinned in one go.
 const PINS: usize = 1024;
+
+/// Pages of the guest's list of frames written in one go.
+const LISTS: usize = 256;
 
 struct Restorer<'a, T> {
     target: &'a mut T,
@@ -266,6 +272,7 @@ impl<T: Target> Restorer<'_, T> {
 
     /// The end: everything that waited for it.
     fn end(mut self, rings: Rings) -> Result<Restored> {
+        let begin = Instant::now();
         let missing =
             |kind: Kind| Error::record(Kind::End.name(), format!("without {}", kind.name()));
         let Some(max) = self.max_pfn else {
@@ -316,12 +323,14 @@ impl<T: Target> Restorer<'_, T> {
         Ok(Restored {
             rings,
             pages: self.map.pages(),
+            finish: begin.elapsed(),
         })
     }
 
     /// Tells the guest where its frames are now.
     fn write_list(&mut self) -> Result<()> {
         let wrong = |why: String| Error::record(Kind::PvP2mFrames.name(), why);
+        let mut all = Vec::with_capacity(self.list.len());
         for (number, frame) in (0u64..).zip(&self.list) {
             let Some(pfn) = *frame else {
                 return Err(wrong(format!(
@@ -339,7 +348,13 @@ impl<T: Target> Restorer<'_, T> {
                     pfn.0
                 )));
             };
-            self.target.write(&[mfn], &self.map.page(number))?;
+            all.push((number, mfn));
+        }
+        // The guest waits: not one by one.
+        for some in all.chunks(LISTS) {
+            let mfns: Vec<Mfn> = some.iter().map(|&(_, mfn)| mfn).collect();
+            let pages: Vec<Page> = some.iter().map(|&(at, _)| self.map.page(at)).collect();
+            self.target.write(&mfns, pages.as_flattened())?;
         }
         Ok(())
     }

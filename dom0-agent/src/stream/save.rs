@@ -4,10 +4,15 @@
 //! guest's at once, or round after round while it runs), [`Saver::finish`] the rest, for which
 //! the guest must be suspended. A page table that is seen in the middle of a change is put
 //! back ([`Saver::deferred`]); in a suspended guest that is an error.
+//!
+//! Pages come in two ways, of which the stream shows nothing ([`Channel`]): from a hypervisor
+//! that gives them in the stream's form ([`Source::export`]), or mapped, page by page, and
+//! brought into that form here.
 
 use std::io::Write;
 
 use xen_abi::arch_x86::VcpuGuestContext;
+use xen_abi::overcast::OVERCAST_PAGE_CHANGING;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::p2m::List;
@@ -34,12 +39,40 @@ pub trait Source {
     fn types(&mut self, mfns: &[Mfn]) -> Result<Vec<Option<PageType>>>;
     /// Shows pages, each with its place in `mfns`; those that cannot be had are left out.
     fn pages(&mut self, mfns: &[Mfn], each: &mut dyn FnMut(usize, &Page)) -> Result<()>;
+    /// Takes pages up to `max` in the stream's form, pages of zeros without contents if `elide`.
+    /// False, and nothing, where the hypervisor does not do that.
+    fn export(&mut self, pfns: &[Pfn], max: Pfn, elide: bool, into: &mut Export) -> Result<bool> {
+        let _ = (pfns, max, elide, into);
+        Ok(false)
+    }
     /// The CPU that it sees.
     fn cpu_policy(&mut self) -> Result<CpuPolicy>;
     /// How it sees time.
     fn tsc(&mut self) -> Result<TscInfo>;
     /// The state of a vCPU, with machine frames; `None` if it is offline.
     fn vcpu(&mut self, vcpu: u32) -> Result<Option<VcpuState>>;
+}
+
+/// Pages as the hypervisor gives them ([`xen_abi::overcast::DomctlReadPages`]).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Export {
+    /// For each page its number, what it is, and whether it is
+    /// [`xen_abi::overcast::OVERCAST_PAGE_CHANGING`].
+    pub numbers: Vec<u64>,
+    /// Contents of those that have some.
+    pub data: Vec<u8>,
+}
+
+/// How pages are taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum Channel {
+    /// From the hypervisor in the stream's form, if it does that.
+    #[default]
+    Fast,
+    /// By mapping them.
+    Mapped,
+    /// In both ways, of a guest that is suspended; they must give the same.
+    Both,
 }
 
 /// A set of frames.
@@ -141,6 +174,8 @@ pub struct Saver<S, W> {
     list: List,
     /// Pages of zeros are sent as [`PageType::ALLOCATE`]; for a reader who takes it so.
     elide_zeros: bool,
+    channel: Channel,
+    export: Export,
     sent: FrameSet,
     deferred: FrameSet,
     total: Sent,
@@ -188,8 +223,15 @@ impl<S: Source, W: Write> Saver<S, W> {
             writer,
             list,
             elide_zeros,
+            channel: Channel::default(),
+            export: Export::default(),
             total: Sent::default(),
         })
+    }
+
+    /// The same, with pages taken in this way.
+    pub fn by(self, channel: Channel) -> Self {
+        Self { channel, ..self }
     }
 
     /// The highest frame of the guest.
@@ -276,6 +318,94 @@ impl<S: Source, W: Write> Saver<S, W> {
     }
 
     fn batch(&mut self, batch: &[Pfn], running: bool, pages: &mut Pages) -> Result<Sent> {
+        pages.clear();
+        let exported = match self.channel {
+            Channel::Mapped => None,
+            Channel::Fast | Channel::Both => self.exported(batch, running, pages)?,
+        };
+        let sent = match exported {
+            None => self.mapped(batch, running, pages)?,
+            Some(sent) if self.channel == Channel::Both && !running => {
+                let mut other = Pages::default();
+                if self.mapped(batch, false, &mut other)? != sent || other != *pages {
+                    return Err(Error::Guest(format!(
+                        "the ways to take pages differ between frames {:#x} and {:#x}",
+                        batch.first().map_or(0, |pfn| pfn.0),
+                        batch.last().map_or(0, |pfn| pfn.0)
+                    )));
+                }
+                sent
+            }
+            Some(sent) => sent,
+        };
+        self.writer.pages(pages)?;
+        Ok(sent)
+    }
+
+    /// Adds pages that the hypervisor gives; `None` if it does not.
+    fn exported(
+        &mut self,
+        batch: &[Pfn],
+        running: bool,
+        pages: &mut Pages,
+    ) -> Result<Option<Sent>> {
+        let mut export = std::mem::take(&mut self.export);
+        let max = self.list.max_pfn;
+        let done = self
+            .source
+            .export(batch, max, self.elide_zeros, &mut export)?;
+        if !done {
+            return Ok(None);
+        }
+        let wrong = |pfn: Pfn| Error::Guest(format!("frame {:#x} comes back otherwise", pfn.0));
+        let mut sent = Sent::default();
+        let mut data = export.data.chunks_exact(PAGE_SIZE);
+        let mut numbers = export.numbers.iter();
+        for &pfn in batch {
+            let &number = numbers.next().ok_or_else(|| wrong(pfn))?;
+            if number & OVERCAST_PAGE_CHANGING != 0 {
+                if running {
+                    self.deferred.insert(pfn);
+                } else {
+                    // This finds out why.
+                    sent.add(self.mapped(&[pfn], false, pages)?);
+                }
+                continue;
+            }
+            let kind = PageType::new((number >> 60) as u8).ok_or_else(|| wrong(pfn))?;
+            if kind.has_data() {
+                let page = data.next().and_then(|page| page.try_into().ok());
+                let page: &Page = page.ok_or_else(|| wrong(pfn))?;
+                pages.push(pfn, kind, page);
+                self.sent.insert(pfn);
+                sent.pages += 1;
+                sent.tables += u64::from(kind.level().is_some());
+            } else if kind == PageType::ALLOCATE {
+                pages.push(pfn, kind, &[0; PAGE_SIZE]);
+                self.sent.insert(pfn);
+                sent.zeros += 1;
+            } else {
+                self.absent(pfn, kind, running, pages);
+            }
+        }
+        self.export = export;
+        Ok(Some(sent))
+    }
+
+    /// A frame without a page.
+    fn absent(&mut self, pfn: Pfn, kind: PageType, running: bool, pages: &mut Pages) {
+        // What is not there need not be sent, unless it was.
+        if self.sent.contains(pfn) || kind != PageType::INVALID {
+            pages.push(pfn, kind, &[0; PAGE_SIZE]);
+        }
+        // It may come back before the end, unnoticed.
+        if running {
+            self.deferred.insert(pfn);
+        }
+    }
+
+    /// Adds pages that are mapped and brought into the stream's form here.
+    fn mapped(&mut self, batch: &[Pfn], running: bool, pages: &mut Pages) -> Result<Sent> {
         let mfns: Vec<Mfn> = batch.iter().map(|&pfn| self.source.mfn(pfn)).collect();
         let types = self.source.types(&mfns)?;
         let mut kinds = Vec::with_capacity(batch.len());
@@ -322,7 +452,6 @@ impl<S: Source, W: Write> Saver<S, W> {
             };
             contents[index] = Some(found);
         }
-        pages.clear();
         let mut sent = Sent::default();
         let mut data = data.iter();
         for ((&pfn, &kind), found) in batch.iter().zip(&kinds).zip(contents) {
@@ -345,19 +474,9 @@ impl<S: Source, W: Write> Saver<S, W> {
                 (Some(_), None) => {
                     return Err(Error::Guest(format!("frame {:#x} cannot be read", pfn.0)));
                 }
-                (None, _) => {
-                    // What is not there need not be sent, unless it was.
-                    if self.sent.contains(pfn) || kind != PageType::INVALID {
-                        pages.push(pfn, kind, &[0; PAGE_SIZE]);
-                    }
-                    // It may come back before the end, unnoticed.
-                    if running {
-                        self.deferred.insert(pfn);
-                    }
-                }
+                (None, _) => self.absent(pfn, kind, running, pages),
             }
         }
-        self.writer.pages(pages)?;
         Ok(sent)
     }
 

@@ -137,8 +137,29 @@ fn pages_that_became_zeros_are_zeros() {
 }
 
 #[test]
+fn both_ways_to_take_pages_make_the_same_stream() {
+    for elide in [false, true] {
+        let mut source = Model::guest(3000, 0x1234_5678, 2);
+        let mapped = saved(&mut source, elide);
+        source.exports = true;
+        assert!(saved(&mut source, elide) == mapped);
+        let mut saver = Saver::new(&mut source, Vec::new(), elide).expect("a head");
+        let all = saver.all();
+        saver = saver.by(save::Channel::Both);
+        saver.send(&all, false, |_| Ok(())).expect("the same");
+        assert!(saver.finish().expect("a tail").1 == mapped);
+    }
+}
+
+#[test]
 fn tables_in_the_middle_of_a_change_wait_for_the_end() {
+    middle_of_a_change(false);
+    middle_of_a_change(true);
+}
+
+fn middle_of_a_change(exports: bool) {
     let mut source = Model::guest(100, 5, 1);
+    source.exports = exports;
     let table = *source
         .kinds
         .iter()

@@ -1,15 +1,22 @@
 //! The control operations that make, save and restore domains (`domctl.h`).
 
-use overcast_core::addr::Mfn;
+use std::io;
+
+use overcast_core::addr::{Mfn, PAGE_SIZE, Pfn};
 use xen_abi::arch_x86::{CpuidLeaf, MsrEntry, VcpuGuestContext};
 use xen_abi::domctl::*;
-use xen_abi::errno::{EAGAIN, EINTR};
+use xen_abi::errno::{EAGAIN, EINTR, ENOSYS};
+use xen_abi::overcast::*;
 use xen_abi::sysctl::{SysctlCpuPolicy, XEN_SYSCTL_GET_CPU_POLICY};
 use xen_abi::xen::GuestHandle;
 use zerocopy::FromZeros;
 
+use super::foreign::ForeignMap;
+use super::privcmd::Buffer;
 use crate::control::Control;
 use crate::error::{Error, Result};
+
+const READ_PAGES_OPERATION: &str = "read the domain's memory";
 
 /// What CPU a domain sees (`XEN_DOMCTL_get_cpu_policy`): leaves of CPUID, and MSRs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -31,7 +38,75 @@ pub struct DirtyLog {
     pub stats: DomctlShadowOpStats,
 }
 
+/// Room for pages that the hypervisor reads ([`Control::read_pages`]).
+pub struct PageReader {
+    numbers: Buffer<u64>,
+    data: Buffer<u8>,
+}
+
+/// Pages at a time.
+const READ_PAGES: usize = OVERCAST_READ_PAGES_MOST as usize;
+
 impl Control {
+    /// Makes room for [`Self::read_pages`]; `None` if the hypervisor does not do that.
+    pub fn page_reader(&self, domain: u16) -> Result<Option<PageReader>> {
+        let mut nothing = DomctlReadPages::new_zeroed();
+        match self.domctl(
+            READ_PAGES_OPERATION,
+            OVERCAST_DOMCTL_READ_PAGES,
+            domain,
+            &mut nothing,
+        ) {
+            Err(Error::Hypercall { errno: ENOSYS, .. }) => Ok(None),
+            Err(error) => Err(error),
+            Ok(()) => Ok(Some(PageReader {
+                numbers: self.privcmd().buffer(READ_PAGES)?,
+                data: self.privcmd().buffer(READ_PAGES * PAGE_SIZE)?,
+            })),
+        }
+    }
+
+    /// Reads pages of a domain in the form of a stream (`OVERCAST_DOMCTL_READ_PAGES`), at most
+    /// 1,024: their numbers with what they are, and the contents of those that have some. `list`
+    /// is the domain's list of the frames of its first `entries` pages; with `elide`, pages of zeros
+    /// have no contents.
+    pub fn read_pages<'r>(
+        &self,
+        domain: u16,
+        reader: &'r mut PageReader,
+        (list, entries): (&ForeignMap, u64),
+        pages: &[Pfn],
+        elide: bool,
+    ) -> Result<(&'r [u64], &'r [u8])> {
+        let too_many = || io::Error::from(io::ErrorKind::InvalidInput);
+        let numbers = reader.numbers.items_mut().get_mut(..pages.len());
+        for (slot, pfn) in numbers.ok_or_else(too_many)?.iter_mut().zip(pages) {
+            *slot = pfn.0;
+        }
+        let mut argument = DomctlReadPages {
+            pages: reader.numbers.handle(),
+            data: reader.data.handle(),
+            list: list.handle(),
+            list_entries: entries,
+            count: u32::try_from(pages.len()).map_err(|_| too_many())?,
+            flags: if elide { OVERCAST_READ_PAGES_ELIDE } else { 0 },
+            done: 0,
+            filled: 0,
+        };
+        self.domctl(
+            READ_PAGES_OPERATION,
+            OVERCAST_DOMCTL_READ_PAGES,
+            domain,
+            &mut argument,
+        )?;
+        let filled = (argument.filled as usize).saturating_mul(PAGE_SIZE);
+        let data = reader.data.items();
+        Ok((
+            &reader.numbers.items()[..pages.len()],
+            data.get(..filled).unwrap_or(data),
+        ))
+    }
+
     /// Makes a domain, without vCPUs or memory, paused. `wanted` is its number, 0 for any;
     /// gives its number.
     pub fn create_domain(&self, wanted: u16, config: &DomctlCreatedomain) -> Result<u16> {

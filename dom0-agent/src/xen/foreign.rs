@@ -9,6 +9,7 @@ use std::ptr::{self, NonNull};
 
 use overcast_core::addr::{Mfn, PAGE_SIZE};
 use overcast_core::machine::Frame;
+use xen_abi::xen::GuestHandle;
 
 use super::privcmd::Privcmd;
 use crate::error::{Error, Result};
@@ -175,6 +176,11 @@ impl ForeignMap {
             });
         }
         Ok(map)
+    }
+
+    /// Its address, for the hypervisor to read it during a call.
+    pub(super) fn handle(&self) -> GuestHandle {
+        GuestHandle(self.memory.as_ptr() as u64)
     }
 
     /// Why a frame is not mapped (a positive errno); `None` if it is.

@@ -119,7 +119,9 @@ impl Console for VirtioConsole {
         let mut input = self.input.lock();
         let mut read = 0;
         let mut slots = out.iter_mut().peekable();
-        while slots.peek().is_some() {
+        // Each buffer once: a device that fills them with nothing would be read for ever.
+        let mut buffers = 0..=input.ring.size();
+        while slots.peek().is_some() && buffers.next().is_some() {
             let (buffer, mut at, end) = match input.left.take() {
                 Some(left) => left,
                 None => match input.ring.take() {

@@ -12,7 +12,7 @@
 //! union, or one integer where all members are integers of one size; its
 //! members are structures of their own, to be read from a prefix of its bytes.
 //! Sizes are asserted here, and offsets and values are compared with the C
-//! headers in the workspace's `tests`.
+//! headers in the workspace's `tests`. Only [`overcast`] is not Xen's.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -39,6 +39,7 @@ pub mod kexec;
 pub mod mca;
 pub mod memory;
 pub mod nmi;
+pub mod overcast;
 pub mod physdev;
 pub mod platform;
 pub mod sched;

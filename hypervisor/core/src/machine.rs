@@ -153,6 +153,17 @@ impl Frame {
         part(at + 8 * words.len(), last);
     }
 
+    /// Copies all words out; gives all their bits, or-ed.
+    pub fn read_words(&self, out: &mut [u64; PAGE_SIZE / 8]) -> u64 {
+        let mut any = 0;
+        for (to, from) in out.iter_mut().zip(&self.0) {
+            let word = from.load(Ordering::Relaxed);
+            *to = word;
+            any |= word;
+        }
+        any
+    }
+
     /// Copies bytes in from `offset` on; whole words at once where they align.
     /// Panics if they do not fit in the frame.
     pub fn write(&self, offset: usize, data: &[u8]) {

@@ -21,7 +21,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use overcast_core::addr::{MachineAddress, Mfn, PAGE_SIZE};
 use overcast_core::blkback::channel::{Channel, RingId};
@@ -38,6 +38,7 @@ use overcast_core::vdisk::{self, Part, Spec, VirtualDisk};
 use overcast_drivers::Segment;
 use overcast_drivers::block::{BlockOperation, BlockRequest, BlockStatus};
 use spin::{Mutex, Once};
+use xen_abi::io_blkif::{BLKIF_OP_DISCARD, BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_READ};
 use xen_abi::io_xenbus::XENBUS_STATE_CONNECTED;
 
 use crate::arch::memory;
@@ -56,6 +57,8 @@ const MAX_QUEUES: usize = 8;
 const OURS: u64 = u64::MAX;
 /// For how long a disk is waited for when its partition table is read, ns.
 const READ_TIMEOUT: u64 = 5_000_000_000;
+/// The log is told of a disk's errors at most so often, ns.
+const ERRORS_INTERVAL: u64 = 5_000_000_000;
 
 /// A queue of a disk, in use.
 struct Lane {
@@ -70,6 +73,10 @@ struct Base {
     lanes: Vec<Once<Lane>>,
     /// Its size may have changed.
     changed: AtomicBool,
+    /// Requests that came back with an error.
+    errors: AtomicU64,
+    /// When the log may be told of the next, ns.
+    next_report: AtomicU64,
 }
 
 static BASES: Once<Vec<Base>> = Once::new();
@@ -85,6 +92,27 @@ fn bases() -> &'static [Base] {
 impl Base {
     fn name(&self) -> &str {
         &self.entry.name
+    }
+
+    /// A request came back with an error, of which the guest is told. So is the log, but not
+    /// of each: guests can ask again and again.
+    fn request_failed(&self, what: &str, vbd: &Device) {
+        let count = self.errors.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let (now, next) = (time::now(), self.next_report.load(Ordering::Relaxed));
+        let order = Ordering::Relaxed;
+        let after = now.saturating_add(ERRORS_INTERVAL);
+        if now >= next
+            && self
+                .next_report
+                .compare_exchange(next, after, order, order)
+                .is_ok()
+        {
+            log::error!(
+                "{}: the disk failed a {what} of {}; {count} errors so far",
+                self.name(),
+                vbd.name()
+            );
+        }
     }
 
     /// What serves one of its queues.
@@ -143,6 +171,16 @@ impl Frontend for Link {
     fn failed(&self, fault: Fault) {
         *self.shared.fault.lock() = Some(fault);
         raise_control();
+    }
+
+    fn device_error(&self, operation: u8) {
+        let what = match operation {
+            BLKIF_OP_READ => "read",
+            BLKIF_OP_FLUSH_DISKCACHE => "flush",
+            BLKIF_OP_DISCARD => "discard",
+            _ => "write",
+        };
+        self.shared.base.request_failed(what, &self.shared.device);
     }
 
     fn drained(&self) {}
@@ -499,6 +537,8 @@ fn look_at(entry: &'static BlockEntry) -> Base {
         partitions,
         lanes: (0..entry.device.queues()).map(|_| Once::new()).collect(),
         changed: AtomicBool::new(false),
+        errors: AtomicU64::new(0),
+        next_report: AtomicU64::new(0),
     }
 }
 

@@ -348,6 +348,15 @@ fn parse_rate(text: &str) -> Option<Rate> {
 }
 
 impl VifBackend {
+    /// Whether it may send from its own address only: unless the node `spoofchk` says 0, and
+    /// not Dom0's, which may have bridges.
+    fn spoofchk(&self, device: &Device) -> bool {
+        match device.read_text("spoofchk") {
+            Ok(text) => text.trim() != "0",
+            Err(_) => device.domain != DomainId::DOM0,
+        }
+    }
+
     fn rate(&self, device: &Device) -> Option<Rate> {
         let text = device.read_text("rate").ok()?;
         let rate = parse_rate(&text);
@@ -433,6 +442,7 @@ impl Backend for VifBackend {
                 grants: &domain.grants,
                 features,
                 multicast_control,
+                spoofchk: self.spoofchk(device),
                 rate: self.rate(device),
                 queues: &queues,
                 control: control.id().consumer(),
@@ -466,10 +476,13 @@ impl Backend for VifBackend {
     }
 
     fn changed(&mut self, device: &Device, key: &str) {
-        if key == "rate"
-            && let Some(connected) = &self.connected
-        {
-            connected.vif.set_rate(self.rate(device));
+        let Some(connected) = &self.connected else {
+            return;
+        };
+        match key {
+            "rate" => connected.vif.set_rate(self.rate(device)),
+            "spoofchk" => connected.vif.set_spoofchk(self.spoofchk(device)),
+            _ => {}
         }
     }
 }

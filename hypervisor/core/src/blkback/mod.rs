@@ -123,6 +123,10 @@ pub trait Frontend: Send {
     /// notes it, and no more.
     fn failed(&self, fault: Fault);
 
+    /// The device reports an error of a request of this operation (`BLKIF_OP_*`), which is
+    /// answered with one. As [`Self::failed`].
+    fn device_error(&self, operation: u8);
+
     /// The closed ring has no request under way any more. As [`Self::failed`].
     fn drained(&self);
 }

@@ -29,6 +29,8 @@ pub struct Guest {
     pub notified: AtomicBool,
     pub fault: Mutex<Option<Fault>>,
     pub drained: AtomicBool,
+    /// Operations that the device failed.
+    pub device_errors: Mutex<Vec<u8>>,
     /// When the backend has looked at a frame so many times more, `req_prod` becomes this.
     pub surprise: Mutex<Option<(usize, u32)>>,
     /// The frontend sent an event for that.
@@ -60,6 +62,7 @@ impl Guest {
             notified: AtomicBool::new(false),
             fault: Mutex::default(),
             drained: AtomicBool::new(false),
+            device_errors: Mutex::default(),
             surprise: Mutex::default(),
             surprised: AtomicBool::new(false),
         })
@@ -200,6 +203,10 @@ impl Frontend for Backend {
 
     fn failed(&self, fault: Fault) {
         *self.0.fault.lock().unwrap() = Some(fault);
+    }
+
+    fn device_error(&self, operation: u8) {
+        self.0.device_errors.lock().unwrap().push(operation);
     }
 
     fn drained(&self) {

@@ -601,7 +601,11 @@ impl<F: Frontend> Queue<F> {
         match status {
             BlockStatus::Ok => {}
             BlockStatus::Unsupported if !in_data => slot.note(BLKIF_RSP_EOPNOTSUPP),
-            BlockStatus::Error | BlockStatus::Unsupported => slot.note(BLKIF_RSP_ERROR),
+            BlockStatus::Error | BlockStatus::Unsupported => {
+                slot.note(BLKIF_RSP_ERROR);
+                let operation = slot.operation;
+                self.frontend.device_error(operation);
+            }
         }
         if slot.outstanding != 0 || slot.stalled {
             // What stalled goes on from the queue of those.

@@ -257,6 +257,8 @@ fn errors_of_the_device() {
     assert_eq!(w.ask(&ask(BLKIF_OP_READ, 8)), ERROR);
     assert_eq!(w.ask(&ask(BLKIF_OP_WRITE, 12)), ERROR);
     assert_eq!(w.ask(&ask(BLKIF_OP_READ, 16)), OK);
+    let told = std::mem::take(&mut *w.guest.device_errors.lock().unwrap());
+    assert_eq!(told, [BLKIF_OP_READ, BLKIF_OP_WRITE]);
     // One part of many.
     let large = Ask {
         indirect: true,

@@ -7,6 +7,8 @@
 //!   first write through, see [`super::shadow`].
 //! - What the hypervisor writes for a guest (page tables, descriptors, copies
 //!   between grants, …): whoever writes, after the write, by [`Mm::mark_dirty`].
+//! - What a page is used as: who makes it a page table, pins or unpins it, or takes it apart.
+//!   A migration sends that with the page, and the page in another form.
 //! - What somebody else may write at any time without being asked: a page that is
 //!   granted and in use, that the hypervisor keeps for itself
 //!   ([`Mm::hold_writable`]: `vcpu_info`, event queues, rings), or that another

@@ -371,6 +371,8 @@ impl<H: MmHost> Mm<H> {
             TypeWord(info.page_type.fetch_or(TypeWord::PINNED, Ordering::AcqRel))
         };
         page.keep();
+        // Whoever moves the domain has to pin it there.
+        tables.was_written(mfn);
         if !dying && !old.is_pinned() {
             return Ok(());
         }
@@ -399,6 +401,7 @@ impl<H: MmHost> Mm<H> {
         if !old.is_pinned() {
             return Err(Error::Invalid);
         }
+        tables.was_written(mfn);
         match tables.put_table_type(mfn, false, caller.preempt) {
             Ok(()) => self.put_page(mfn),
             // The pin's reference to the frame goes over to the rest of the work.

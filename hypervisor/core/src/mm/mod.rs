@@ -22,7 +22,7 @@
 //! - [`domain`]: a domain's pages; allocating, freeing, exchanging, destroying.
 //! - [`m2p`]: the machine-to-phys table.
 //! - [`dirty`]: the log of what a domain writes, for migration; [`shadow`]: the page
-//!   tables on which it runs meanwhile.
+//!   tables on which it runs meanwhile; [`export`]: its pages in the form of a stream.
 //!
 //! # How the hypercall layer uses it
 //!
@@ -59,6 +59,7 @@ pub mod descriptor;
 pub mod dirty;
 pub mod domain;
 pub mod entry;
+pub mod export;
 pub mod ext;
 pub mod frames;
 pub mod grant;
@@ -88,11 +89,12 @@ use crate::machine::{Memory, Preempt, Tlb};
 pub use dirty::{DirtyPages, DirtyStats};
 pub use domain::DomainMemory;
 pub use entry::{Level, Pte};
+pub use export::{Exported, PageWords};
 pub use ext::{FlushRequest, FlushScope, FlushWhat, VcpuMachine, VcpuPageTables};
 pub use frames::{FrameInfo, FrameTable, PageType};
 pub use leaf::PageOwner;
 pub use m2p::MachineToPhys;
-pub use pages::{PageRef, WritableRef};
+pub use pages::{PageRef, PageUse, WritableRef};
 pub use ptwr::{PtwrOutcome, PtwrWrite};
 pub use shadow::{Access, HardwareRoots, ShadowFault};
 

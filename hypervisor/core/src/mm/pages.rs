@@ -2,7 +2,7 @@
 
 use super::domain::PageList;
 use super::frames::{CountWord, FrameInfo, PageType, TypeWord};
-use super::{Mm, MmHost};
+use super::{Level, Mm, MmHost};
 use crate::addr::Mfn;
 use crate::error::{Error, Result};
 use crate::ids::DomainId;
@@ -59,6 +59,26 @@ impl<H: MmHost> Drop for WritableRef<'_, H> {
     fn drop(&mut self) {
         // The reference to the frame goes after this, with `page`.
         self.page.mm.put_data_type(self.page.mfn);
+    }
+}
+
+/// What a page is in use as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageUse {
+    /// The type.
+    pub page_type: PageType,
+    /// The contents were checked for that.
+    pub validated: bool,
+    /// The owner pinned it to that.
+    pub pinned: bool,
+}
+
+impl PageUse {
+    /// The level of the page table that it is.
+    pub fn table(self) -> Option<Level> {
+        self.page_type
+            .level()
+            .filter(|_| self.validated || self.pinned)
     }
 }
 
@@ -210,17 +230,25 @@ impl<H: MmHost> Mm<H> {
         }
     }
 
-    /// What a frame is in use as, for whoever saves a domain: the type, whether that was
-    /// validated, and whether it is pinned. `None` if it is not an ordinary page of the
-    /// domain.
-    pub fn page_use(&self, mfn: Mfn, owner: DomainId) -> Option<(PageType, bool, bool)> {
+    /// What a frame is in use as, for whoever saves a domain. `None` if it is not an
+    /// ordinary page of the domain.
+    pub fn page_use(&self, mfn: Mfn, owner: DomainId) -> Option<PageUse> {
         let page = self.get_page(mfn, owner)?;
-        let info = self.frames().ram(page.mfn())?;
+        self.use_of_held(page.mfn())
+    }
+
+    /// [`Self::page_use`], where a reference to the frame is held.
+    pub(super) fn use_of_held(&self, mfn: Mfn) -> Option<PageUse> {
+        let info = self.frames().ram(mfn)?;
         if info.count_word().is_hypervisor() {
             return None;
         }
         let word = info.type_word();
-        Some((word.page_type(), word.is_validated(), word.is_pinned()))
+        Some(PageUse {
+            page_type: word.page_type(),
+            validated: word.is_validated(),
+            pinned: word.is_pinned(),
+        })
     }
 
     /// Takes a reference as writable where one to the frame is held. To be given

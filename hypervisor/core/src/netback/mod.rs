@@ -22,6 +22,8 @@
 //! - A frame's grants are held until the NIC has given it back, also when the device was
 //!   closed or its domain died meanwhile (`transmit::TxHold`); then the response is written, after
 //!   the grants were let go.
+//! - A vif sends from its own address only, unless its owner was told otherwise (`spoofchk`);
+//!   never from another vif's.
 //! - Responses of the receive ring are where the requests were: netfront relies on it.
 //! - What waits for a guest is bounded ([`BACKLOG_LIMIT`]); the last to come is dropped. A
 //!   switch with one vif alone makes the NIC wait instead.

@@ -356,7 +356,9 @@ impl<H: NetbackHost> Vif<H> {
         };
         Counters::count(&self.counters.sent, 1);
         Counters::count(&self.counters.sent_bytes, length as u64);
-        if set_offload(&mut packet, flags, requests.segmentation).is_none() {
+        if !self.may_send_from(packet.source())
+            || set_offload(&mut packet, flags, requests.segmentation).is_none()
+        {
             Counters::count(&self.counters.sent_dropped, 1);
             return Ok(Outcome::Done);
         }

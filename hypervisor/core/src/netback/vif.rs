@@ -81,6 +81,8 @@ pub struct VifConfig<'a> {
     pub features: Features,
     /// Whether it filters multicast.
     pub multicast_control: bool,
+    /// Whether it may send from its own address only.
+    pub spoofchk: bool,
     /// Its limit.
     pub rate: Option<Rate>,
     /// Its queues, at least one.
@@ -160,6 +162,9 @@ pub struct Vif<H: NetbackHost> {
     mac: MacAddress,
     pub(super) grants: Arc<GrantTable>,
     pub(super) features: Features,
+    spoofchk: AtomicBool,
+    /// Something was said of a frame from another address.
+    spoofed: AtomicBool,
     multicast_control: AtomicBool,
     multicast: Mutex<ArrayVec<MacAddress, MULTICAST_MAX>>,
     credit: Mutex<Credit>,
@@ -238,6 +243,8 @@ impl<H: NetbackHost> Vif<H> {
             mac: config.mac,
             grants: config.grants.clone(),
             features: config.features,
+            spoofchk: AtomicBool::new(config.spoofchk),
+            spoofed: AtomicBool::new(false),
             multicast_control: AtomicBool::new(config.multicast_control),
             multicast: Mutex::new(ArrayVec::new()),
             credit: Mutex::new(Credit {
@@ -310,6 +317,26 @@ impl<H: NetbackHost> Vif<H> {
     /// Switches the filter for multicast on or off.
     pub fn set_multicast_control(&self, on: bool) {
         self.multicast_control.store(on, Ordering::Relaxed);
+    }
+
+    /// Lets it send from its own address only, or from any that is no other vif's.
+    pub fn set_spoofchk(&self, on: bool) {
+        self.spoofchk.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether a frame from an address may go out.
+    pub(super) fn may_send_from(&self, source: MacAddress) -> bool {
+        if source == self.mac || !self.spoofchk.load(Ordering::Relaxed) {
+            return true;
+        }
+        // Once: a guest can do this as often as it likes.
+        if !self.spoofed.swap(true, Ordering::Relaxed) {
+            log::info!(
+                "{self:?}: what it sends from {source} and not from {} is dropped (spoofchk)",
+                self.mac
+            );
+        }
+        false
     }
 
     /// Sets the limit anew.

@@ -1,7 +1,7 @@
 //! Partitions of a disk with a GUID partition table (UEFI specification, section 5.3).
 //!
-//! The table is only read. Its first copy counts if its checksums are right, else the one at
-//! the end of the disk. What it says of partitions is checked against the disk.
+//! The table is only read. Its first copy counts if it can be read and its checksums are right,
+//! else the one at the end of the disk. What it says of partitions is checked against the disk.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -65,13 +65,14 @@ pub fn partitions(
         return Err(GptError::None);
     }
     let first = copy(read, block_size, blocks, 1);
-    if matches!(first, Ok(_) | Err(GptError::Read)) {
-        return first;
-    }
+    let first = match first {
+        Ok(partitions) => return Ok(partitions),
+        Err(error) => error,
+    };
     match (first, copy(read, block_size, blocks, blocks - 1)) {
         (_, Ok(partitions)) => Ok(partitions),
-        (Err(GptError::None), Err(error)) => Err(error),
-        (_, Err(GptError::Read)) => Err(GptError::Read),
+        (GptError::None, Err(error)) => Err(error),
+        (GptError::Read, Err(_)) | (_, Err(GptError::Read)) => Err(GptError::Read),
         _ => Err(GptError::Damaged),
     }
 }

@@ -96,6 +96,36 @@ fn a_partition_table() {
     }
 }
 
+/// The first copy's header or entries are in a block that cannot be read, or all is.
+#[test]
+fn a_partition_table_on_a_disk_that_breaks() {
+    let disk = disk(512);
+    let found = read(&disk, 512).unwrap();
+    let broken = |bad: &dyn Fn(u64) -> bool| {
+        partitions(
+            &mut |at, buffer| {
+                let end = at + buffer.len() as u64 / 512;
+                if (at..end).any(bad) {
+                    return Err(GptError::Read);
+                }
+                let at = at as usize * 512;
+                buffer.copy_from_slice(&disk[at..at + buffer.len()]);
+                Ok(())
+            },
+            512,
+            BLOCKS,
+        )
+    };
+    assert_eq!(broken(&|at| at == 1), Ok(found.clone()));
+    assert_eq!(broken(&|at| at == 5), Ok(found.clone()));
+    assert_eq!(broken(&|at| at > 1000), Ok(found));
+    assert_eq!(
+        broken(&|at| at == 1 || at == BLOCKS - 1),
+        Err(GptError::Read)
+    );
+    assert_eq!(broken(&|_| true), Err(GptError::Read));
+}
+
 #[test]
 fn descriptions() {
     assert_eq!(parse("vda"), Some(Spec::whole("vda")));

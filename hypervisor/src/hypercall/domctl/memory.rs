@@ -1,9 +1,10 @@
 //! What a domain's pages are used as.
 
-use overcast_core::addr::Mfn;
+use overcast_core::addr::{ENTRIES_PER_TABLE, Mfn, Pfn};
 use overcast_core::error::{Error, Result};
-use overcast_core::mm::{Level, PageType};
+use overcast_core::mm::{Exported, Level, PageType, PageUse, PageWords};
 use xen_abi::domctl::*;
+use xen_abi::overcast::*;
 
 use super::super::ctl;
 use super::Target;
@@ -43,25 +44,86 @@ pub fn page_frames(target: &Target<'_, '_>, u: &ctl::Arguments) -> Result<()> {
 }
 
 fn page_info(target: &Target<'_, '_>, mfn: Mfn) -> u32 {
-    let Some((kind, validated, pinned)) = mm().page_use(mfn, target.domain.id) else {
-        return XEN_DOMCTL_PFINFO_XTAB;
-    };
-    let kind = match kind.level() {
-        _ if !validated && !pinned => XEN_DOMCTL_PFINFO_NOTAB,
+    mm().page_use(mfn, target.domain.id)
+        .map_or(XEN_DOMCTL_PFINFO_XTAB, page_type)
+}
+
+/// What a page is used as (`XEN_DOMCTL_PFINFO_*`).
+fn page_type(usage: PageUse) -> u32 {
+    let kind = match usage.table() {
         Some(Level::L1) => XEN_DOMCTL_PFINFO_L1TAB,
         Some(Level::L2) => XEN_DOMCTL_PFINFO_L2TAB,
         Some(Level::L3) => XEN_DOMCTL_PFINFO_L3TAB,
         Some(Level::L4) => XEN_DOMCTL_PFINFO_L4TAB,
         None => {
-            debug_assert!(!pinned || kind != PageType::Writable);
+            debug_assert!(!usage.pinned || usage.page_type != PageType::Writable);
             XEN_DOMCTL_PFINFO_NOTAB
         }
     };
-    if pinned {
+    if usage.pinned {
         kind | XEN_DOMCTL_PFINFO_LPINTAB
     } else {
         kind
     }
+}
+
+/// Bits of a page's number and of its type in [`OVERCAST_DOMCTL_READ_PAGES`].
+const PAGE_NUMBER: u64 = (1 << 52) - 1;
+
+/// [`OVERCAST_DOMCTL_READ_PAGES`]: pages in the form of a stream. E2BIG for more than
+/// [`OVERCAST_READ_PAGES_MOST`], EINVAL for the caller itself, flags and numbers that are not
+/// known. Stops between two pages when it should.
+pub fn read_pages(target: &mut Target<'_, '_>, u: &mut ctl::Arguments) -> Result<()> {
+    let mut args: DomctlReadPages = ctl::get(u)?;
+    target.not_caller()?;
+    if args.count > OVERCAST_READ_PAGES_MOST {
+        return Err(Error::TooBig);
+    }
+    if args.flags & !OVERCAST_READ_PAGES_ELIDE != 0
+        || args.done > args.count
+        || args.filled > args.done
+    {
+        return Err(Error::Invalid);
+    }
+    target.has_answer = true;
+    let result = export(target, &mut args);
+    ctl::put(u, &args);
+    result
+}
+
+fn export(target: &Target<'_, '_>, args: &mut DomctlReadPages) -> Result<()> {
+    let (handle, entries) = (args.list, args.list_entries);
+    let mut list = |pfn: Pfn| match pfn.0 < entries {
+        true => guest::read_item(handle, pfn.0).map(|mfn| Some(Mfn(mfn))),
+        false => Ok(None),
+    };
+    let elide = args.flags & OVERCAST_READ_PAGES_ELIDE != 0;
+    let mut words: PageWords = [0; ENTRIES_PER_TABLE];
+    while args.done < args.count {
+        let number: u64 = guest::read_item(args.pages, args.done.into())?;
+        if number & !PAGE_NUMBER != 0 {
+            return Err(Error::Invalid);
+        }
+        let memory = &target.domain.mm;
+        let found = mm().export_page(memory, Pfn(number), &mut list, elide, &mut words)?;
+        let answer = match found {
+            Exported::Absent => u64::from(XEN_DOMCTL_PFINFO_XTAB) << 32,
+            Exported::Zeros => u64::from(XEN_DOMCTL_PFINFO_XALLOC) << 32,
+            Exported::Changing => OVERCAST_PAGE_CHANGING,
+            Exported::Contents(usage) => {
+                let to = guest::item::<PageWords>(args.data, args.filled.into())?;
+                guest::write_bytes(to, words.as_bytes())?;
+                args.filled += 1;
+                u64::from(page_type(usage)) << 32
+            }
+        };
+        guest::write_item(args.pages, args.done.into(), &(number | answer))?;
+        args.done += 1;
+        if args.done < args.count && target.call.preempt() {
+            return Err(Error::Restart);
+        }
+    }
+    Ok(())
 }
 
 /// `XEN_DOMCTL_hypercall_init`: fills a frame of the domain with the hypercall page.

@@ -2,7 +2,8 @@
 //!
 //! There is no hardware to be handed to domains, so whoever gives rights to ports,
 //! memory or interrupts of devices is told that he has none himself (EPERM). What is for
-//! HVM domains only gets Xen's answer for a PV domain. The rest is answered with ENOSYS.
+//! HVM domains only gets Xen's answer for a PV domain. The rest is answered with ENOSYS,
+//! but for what only Overcast has ([`xen_abi::overcast`]).
 
 mod context;
 mod cpu;
@@ -15,6 +16,7 @@ use core::sync::atomic::Ordering;
 use overcast_core::error::{Error, Result};
 use overcast_core::ids::DomainId;
 use xen_abi::domctl::*;
+use xen_abi::overcast::OVERCAST_DOMCTL_READ_PAGES;
 
 use super::{Call, PreemptByEvents, ctl};
 use crate::domain::{self, Domain};
@@ -190,6 +192,7 @@ impl<'a> Target<'a, '_> {
                     }
                 })
             }
+            OVERCAST_DOMCTL_READ_PAGES => memory::read_pages(self, u),
             XEN_DOMCTL_BIND_PT_IRQ | XEN_DOMCTL_UNBIND_PT_IRQ => Err(Error::Invalid),
             XEN_DOMCTL_IOPORT_MAPPING | XEN_DOMCTL_GET_DEVICE_GROUP | XEN_DOMCTL_VM_EVENT_OP => {
                 Err(Error::NotSupported)

@@ -15,7 +15,7 @@ use crate::ids::CpuSet;
 use crate::machine::{Memory, Preempt, Tlb};
 use crate::mm::model::{NullMachine, World};
 use crate::mm::{DirtyPages, DomainMemory, MmuCaller, PageOwner, Pte};
-use xen_abi::xen::{MMUEXT_NEW_USER_BASEPTR, MmuextOp};
+use xen_abi::xen::{MMUEXT_NEW_USER_BASEPTR, MMUEXT_PIN_L1_TABLE, MMUEXT_UNPIN_TABLE, MmuextOp};
 
 /// The guest that is looked at, an unprivileged one.
 const GUEST: usize = 1;
@@ -466,6 +466,35 @@ fn what_others_may_write_is_dirty_in_each_round() {
     mm.release_held(held);
     assert_eq!(dirty(&machine, true), [6]);
     assert_eq!(dirty(&machine, true), []);
+    machine.world.finish().unwrap();
+}
+
+#[test]
+fn pins_are_logged() {
+    let mut machine = Machine::new(FRAMES);
+    let frames = machine.own_frames();
+    let table = frames
+        .into_iter()
+        .find(|&mfn| machine.pfn(mfn) == Some(Pfn(3)));
+    for cmd in [MMUEXT_PIN_L1_TABLE, MMUEXT_UNPIN_TABLE] {
+        assert_eq!(dirty(&machine, true), []);
+        let (mm, memory, tables) = machine.world.guest(GUEST);
+        let mut caller = MmuCaller {
+            domain: &memory,
+            tables,
+            preempt: &Never,
+        };
+        let op = MmuextOp {
+            cmd,
+            _pad0: [0; 4],
+            arg1: table.unwrap().0,
+            arg2: 0,
+        };
+        mm.mmuext_op(&mut caller, &mut NullMachine, PageOwner::of(&memory), op)
+            .unwrap();
+        // It is a table before and after.
+        assert_eq!(dirty(&machine, true), [3], "operation {cmd}");
+    }
     machine.world.finish().unwrap();
 }
 

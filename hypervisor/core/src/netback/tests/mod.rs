@@ -506,6 +506,37 @@ fn multicast_is_filtered_where_it_is_asked_for() {
 }
 
 #[test]
+fn who_may_send_from_its_own_address_only_does() {
+    let mut net = Net1::new(
+        &[all_features(), all_features()],
+        Some((full_info(), 16)),
+        0,
+    );
+    net.post(1, 100);
+    let frame = |from| plain(ip_frame(vif_mac(1), from, false, 17, &payload(100), false));
+    let arrived = |net: &mut Net1, from| {
+        net.send(0, &frame(from));
+        assert_eq!(net.fronts[0].take_answers(), [NETIF_RSP_OKAY]);
+        net.fronts[1].take_received().len()
+    };
+    // Made up, and heard afterwards; but never another vif's.
+    assert_eq!(arrived(&mut net, PEER), 1);
+    assert_eq!(arrived(&mut net, vif_mac(1)), 0);
+    net.vifs[0].set_spoofchk(true);
+    assert_eq!(arrived(&mut net, PEER), 0);
+    assert_eq!(arrived(&mut net, vif_mac(0)), 1);
+    assert_eq!(net.vifs[0].counters.sent_dropped.load(Ordering::Relaxed), 1);
+    net.vifs[0].set_spoofchk(false);
+    assert_eq!(arrived(&mut net, PEER), 1);
+    // To the NIC neither.
+    net.vifs[0].set_spoofchk(true);
+    let out = |from| plain(ip_frame(PEER, from, false, 17, &payload(100), false));
+    net.send(0, &out(MacAddress([2, 0, 0, 0, 0, 0x78])));
+    assert!(net.send_out().is_empty());
+    net.finish();
+}
+
+#[test]
 fn a_rate_is_kept() {
     let mut net = Net1::new(&[all_features(), all_features()], None, 0);
     let rate = Rate {
@@ -768,6 +799,7 @@ fn rings_that_cannot_be_are_refused() {
             grants: &host.table(1),
             features: all_features(),
             multicast_control: false,
+            spoofchk: false,
             rate: None,
             queues: &[front.config],
             control: crate::event::ConsumerId(9),

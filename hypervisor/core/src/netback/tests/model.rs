@@ -752,6 +752,7 @@ impl Net1 {
                 grants: &self.host.table(front.domain),
                 features,
                 multicast_control: false,
+                spoofchk: false,
                 rate: None,
                 queues: &[front.config],
                 control: ConsumerId(5000 + n as u32),
