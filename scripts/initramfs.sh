@@ -24,6 +24,8 @@ and prints its name.
            for its guests; see scripts/init-xl
   domains  the shell's with Xen's control devices, the `overcast` command, and a kernel and an
            initrd for guests in /guest (after scripts/build-agent.sh)
+  levels   the same with what looks at CPUs from user space: Debian's cpuid, the dynamic loader,
+           qemu-tests/levels
   nested   Linux's KVM for AMD and QEMU, to run a machine within a machine
   debian   a Debian 12 userland with systemd, gcc and stress-ng (as root; 150 MB)
 END
@@ -31,7 +33,7 @@ END
 
 case ${1:-shell} in
 --help | -h) usage; exit ;;
-shell | bench | io | net | store | xl | disk | domains | nested | debian) VARIANT=${1:-shell} ;;
+shell | bench | io | net | store | xl | disk | domains | levels | nested | debian) VARIANT=${1:-shell} ;;
 *) usage >&2; exit 2 ;;
 esac
 OUTPUT=$CACHE/initramfs-$VARIANT.cpio.gz
@@ -42,6 +44,7 @@ sources=("$ROOT/scripts/initramfs.sh" "$ROOT/scripts/init")
 [ "$VARIANT" != store ] || sources+=("$ROOT/qemu-tests/store/xs.c" "$ROOT/qemu-tests/store/store" "$KERNEL")
 [ "$VARIANT" != xl ] || sources+=("$ROOT/scripts/init-xl" "$KERNEL")
 [ "$VARIANT" != domains ] || sources+=("$ROOT/build/overcast-agent" "$ROOT/qemu-tests/hostile/hostile.c" "$KERNEL")
+[ "$VARIANT" != levels ] || sources+=("$ROOT/build/overcast-agent" "$ROOT/qemu-tests/hostile/hostile.c" "$KERNEL" "$ROOT"/qemu-tests/levels/*.c)
 [ "$VARIANT" != nested ] || sources+=("$ROOT/scripts/init-nested")
 [ "$VARIANT" != net ] || sources+=("$KERNEL")
 [ "$VARIANT" != bench ] || sources+=("$ROOT"/qemu-tests/bench/*.c)
@@ -65,7 +68,7 @@ trap 'rm -rf "$WORK"' EXIT
 pack() { (cd "$WORK/root" && find . | cpio --quiet -o -H newc -R 0:0) | gzip -1 >"$OUTPUT.new"; mv "$OUTPUT.new" "$OUTPUT"; }
 
 case $VARIANT in
-shell | bench | io | net | store | domains)
+shell | bench | io | net | store | domains | levels)
     mkdir -p "$WORK"/root/{bin,dev,proc,sys,tmp,root}
     cp /bin/busybox "$WORK/root/bin/"
     for applet in $(/bin/busybox --list | grep -vx busybox); do ln -sf busybox "$WORK/root/bin/$applet"; done
@@ -102,7 +105,14 @@ shell | bench | io | net | store | domains)
         for program in iperf3 ethtool; do copy_program "$WORK/root" $program; done
         copy_modules "$WORK/root" needed xen-netfront virtio_pci virtio_net
     fi
-    if [ "$VARIANT" = domains ]; then
+    if [ "$VARIANT" = levels ]; then
+        gcc -O2 -Wall -static -o "$WORK/root/bin/levels" "$ROOT/qemu-tests/levels/levels.c"
+        install -m755 "$CACHE/cpuid/usr/bin/cpuid" "$WORK/root/bin/"
+        for library in /lib/x86_64-linux-gnu/libc.so.6 /lib64/ld-linux-x86-64.so.2; do
+            install -D "$library" "$WORK/root$library"
+        done
+    fi
+    if [ "$VARIANT" = domains ] || [ "$VARIANT" = levels ]; then
         # What a guest boots is the same, with its drivers.
         copy_modules "$WORK/root" needed xen-blkfront xen-netfront xen-evtchn xen-gntalloc
         compile "$ROOT/qemu-tests/hostile/hostile.c"

@@ -159,4 +159,5 @@ toolchain
 kernel
 xen
 xenstore
+download cpuid
 say "All that is needed is here"

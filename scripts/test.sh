@@ -65,10 +65,12 @@ if [ $QEMU = 1 ]; then
     scripts/initramfs.sh store >/dev/null
     scripts/initramfs.sh net >/dev/null
     scripts/initramfs.sh xl >/dev/null
-    case "domains-created domains-saved domains-neighbours migrate-two-machines" in
+    case "domains-created domains-saved domains-neighbours migrate-two-machines levels-amd levels-intel nested-levels" in
     *"$FILTER"*)
         scripts/build-agent.sh >/dev/null
         scripts/initramfs.sh domains >/dev/null
+        scripts/initramfs.sh levels >/dev/null
+        scripts/initramfs.sh nested >/dev/null
         ;;
     esac
     scripts/rootfs.sh test >/dev/null
@@ -79,7 +81,7 @@ if [ $QEMU = 1 ]; then
         ;;
     esac
     qemu-tests/pv/build.sh
-    case " ${QEMU_ARGUMENTS[*]-} " in *--soak*) scripts/initramfs.sh debian >/dev/null; scripts/initramfs.sh nested >/dev/null ;; esac
+    case " ${QEMU_ARGUMENTS[*]-} " in *--soak*) scripts/initramfs.sh debian >/dev/null ;; esac
     say "QEMU tests"
     on_host cargo run --quiet --release -p overcast-qemu-tests -- run --jobs "$JOBS" \
         ${QEMU_ARGUMENTS[@]+"${QEMU_ARGUMENTS[@]}"} ${FILTER:+--filter "$FILTER"}

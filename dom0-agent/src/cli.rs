@@ -281,6 +281,11 @@ pub enum CpuCommand {
     ///
     /// With --json it prints the file that `baseline` and `compare` read.
     Dump,
+    /// Show the CPU that a domain sees, and how what the machine has beside is hidden from it
+    Show {
+        /// Name or number
+        domain: String,
+    },
     /// Find the best CPU that all machines can give, from their files
     ///
     /// With --json it prints a file that describes this CPU.

@@ -26,14 +26,17 @@ use crate::config::DomainConfig;
 use crate::config::domain::Event;
 use crate::console::Port;
 use crate::control::{Control, DomainInfo, Shutdown};
+use crate::cpu::{self, file::PolicyFile};
 use crate::error::{Error, Result};
+use crate::migrate::config::Saved;
 use crate::store::Store;
 use crate::terminal::ignore_broken_pipes;
 use crate::xen::evtchn::{EventChannels, wait_readable};
 
 /// Where clients ask for consoles.
 pub const SOCKET: &str = "/run/overcast/daemon";
-/// What is known of domains that `overcast create` made, a file each, by UUID.
+/// What is known of domains that `overcast create` made or that came from elsewhere, a file
+/// each, by UUID.
 const DOMAINS: &str = "/run/overcast/domains";
 /// Where consoles are logged, a file a domain.
 const LOGS: &str = "/var/log/overcast";
@@ -62,12 +65,34 @@ pub fn remember(uuid: &str, config: &DomainConfig) -> Result<()> {
     Ok(())
 }
 
+/// Remembers a domain that came from elsewhere. A CPU that was asked for by a file of that
+/// machine is kept in one of this machine.
+pub fn remember_arrival(control: &Control, domain: u16, saved: &mut Saved) -> Result<()> {
+    if let Some(name) = &saved.config.cpu
+        && !cpu::has_name(name)
+    {
+        let policy = cpu::parse(&control.cpu_policy(domain)?)?;
+        let path = cpu_file(&saved.uuid);
+        fs::create_dir_all(DOMAINS)?;
+        fs::write(&path, serde_json::to_vec(&PolicyFile::of(&policy, &[]))?)?;
+        saved.config.cpu = Some(path.display().to_string());
+    }
+    remember(&saved.uuid, &saved.config)
+}
+
+/// Where a domain's CPU is kept.
+fn cpu_file(uuid: &str) -> PathBuf {
+    Path::new(DOMAINS).join(format!("{uuid}.cpu"))
+}
+
 /// Forgets a domain.
 pub fn forget(uuid: &str) {
     let _ = fs::remove_file(Path::new(DOMAINS).join(uuid));
+    let _ = fs::remove_file(cpu_file(uuid));
 }
 
-fn remembered(uuid: &str) -> Option<(DomainConfig, Duration)> {
+/// What a domain is, and for how long that has been known.
+pub fn remembered(uuid: &str) -> Option<(DomainConfig, Duration)> {
     let path = Path::new(DOMAINS).join(uuid);
     let config = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
     let age = fs::metadata(&path).ok()?.modified().ok()?.elapsed();

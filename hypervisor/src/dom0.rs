@@ -20,7 +20,6 @@ use overcast_core::mm::{Mm, MmConfig, MmHost};
 use overcast_core::topology::Topology;
 use spin::{Lazy, Once};
 use xen_abi::arch_x86::{FLAT_RING3_CS64, FLAT_RING3_SS64, XEN_LEGACY_MAX_VCPUS};
-use xen_abi::cpufeatureset::FEATURES;
 
 use crate::arch::memory::{self, Range};
 use crate::arch::registers::{Registers, rflags};
@@ -126,15 +125,11 @@ fn announce_guest_cpu() {
             return;
         }
     };
-    let host = system_features().host;
     let faults = faulting::available();
     let mut visible = String::new();
     let mut unannounced = 0;
-    for &feature in FEATURES {
-        if !host.has(feature) || policy.has(feature) {
-            continue;
-        }
-        match overcast_core::cpuid::hiding(feature, faults) {
+    for (feature, hiding) in system_policies().beside(&policy) {
+        match hiding {
             Hiding::Visible => {
                 visible.push(' ');
                 visible.push_str(&feature.name.to_ascii_lowercase());

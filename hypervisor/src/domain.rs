@@ -10,7 +10,7 @@ use core::sync::atomic::{
 
 use overcast_core::addr::{MachineAddress, Mfn};
 use overcast_core::cpuid::CpuidPolicy;
-use overcast_core::domctl::Tsc;
+use overcast_core::domctl::{Clocks, Emulated, Tsc, TscInfo};
 use overcast_core::error::{Error, Result};
 use overcast_core::event::{EventChannels, HypervisorEvent, VIRQS};
 use overcast_core::grant::GrantTable;
@@ -112,8 +112,10 @@ pub struct Domain {
     /// A frame of `vcpu_info`s for vCPUs that have none in `shared_info` yet.
     spare_info: Mfn,
     cpu_policy: RwLock<CpuidPolicy>,
-    /// The rate of its clock.
-    pub tsc: Mutex<Tsc>,
+    /// What RDTSC gives it.
+    tsc: Mutex<Tsc>,
+    /// Whether that is emulated: what a context switch looks at.
+    tsc_emulated: AtomicBool,
     /// Its share of the CPUs.
     pub share: Mutex<Share>,
     /// Seconds by which its wall clock is ahead.
@@ -169,6 +171,7 @@ impl Domain {
             spare_info: parts.spare_info,
             cpu_policy: RwLock::new(parts.cpu_policy),
             tsc: Mutex::new(Tsc::default()),
+            tsc_emulated: AtomicBool::new(false),
             share: Mutex::new(Share {
                 weight: DEFAULT_WEIGHT,
                 cap: 0,
@@ -193,6 +196,31 @@ impl Domain {
             memory_map: Mutex::new(Vec::new()),
             watchdog_places: Default::default(),
         })
+    }
+
+    /// The choice of its TSC.
+    pub fn tsc(&self) -> Tsc {
+        *self.tsc.lock()
+    }
+
+    /// Chooses its TSC. It is paused, so that each vCPU finds out before it runs again.
+    ///
+    /// # Errors
+    /// See [`Tsc::set`].
+    pub fn set_tsc(&self, info: &TscInfo, clocks: &Clocks) -> Result<()> {
+        let mut tsc = self.tsc.lock();
+        tsc.set(info, clocks)?;
+        self.tsc_emulated
+            .store(tsc.emulated.is_some(), Ordering::Release);
+        Ok(())
+    }
+
+    /// The TSC that it reads, if it is not the CPU's.
+    pub fn emulated_tsc(&self) -> Option<Emulated> {
+        match self.tsc_emulated.load(Ordering::Acquire) {
+            true => self.tsc.lock().emulated,
+            false => None,
+        }
     }
 
     /// What CPUID shows to it.

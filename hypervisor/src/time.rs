@@ -3,13 +3,14 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use overcast_core::addr::GuestVirtual;
+use overcast_core::domctl::Clocks;
 use overcast_core::machine::Memory;
 use spin::Mutex;
 use xen_abi::vcpu::{VcpuRunstateInfo, XEN_RUNSTATE_UPDATE};
 use xen_abi::xen::{SharedInfo, VMASST_TYPE_RUNSTATE_UPDATE_FLAG, VcpuTimeInfo};
 use zerocopy::IntoBytes;
 
-use crate::arch::time as clock;
+use crate::arch::{cpu, time as clock};
 use crate::domain::Domain;
 use crate::guest;
 use crate::host::Host;
@@ -20,15 +21,31 @@ pub fn now() -> u64 {
     clock::now()
 }
 
-/// The record of the present moment.
-fn record(version: u32) -> VcpuTimeInfo {
-    let tsc = crate::arch::cpu::rdtsc();
-    let scale = clock::scale();
+/// The TSC as a domain reads it.
+pub fn read_tsc(domain: &Domain) -> u64 {
+    match domain.emulated_tsc() {
+        Some(emulated) => emulated.at(now()),
+        None => cpu::rdtsc(),
+    }
+}
+
+/// The record of the present moment, by the TSC that the domain reads.
+fn record(domain: &Domain, version: u32) -> VcpuTimeInfo {
+    let (tsc, system_time, scale) = match domain.emulated_tsc() {
+        Some(emulated) => {
+            let now = now();
+            (emulated.at(now), now, emulated.scale)
+        }
+        None => {
+            let tsc = cpu::rdtsc();
+            (tsc, clock::at_tsc(tsc), clock::scale())
+        }
+    };
     VcpuTimeInfo {
         version,
         pad0: 0,
         tsc_timestamp: tsc,
-        system_time: clock::at_tsc(tsc),
+        system_time,
         tsc_to_system_mul: scale.mul,
         tsc_shift: scale.shift,
         flags: 0,
@@ -41,7 +58,7 @@ fn record(version: u32) -> VcpuTimeInfo {
 pub fn write_vcpu_time(vcpu: &Vcpu) {
     let version = (vcpu.time_version.load(Ordering::Relaxed) & !1).wrapping_add(2);
     vcpu.time_version.store(version, Ordering::Relaxed);
-    let value = record(version);
+    let value = record(vcpu.domain(), version);
     let mut words = [0u64; 4];
     words.as_mut_bytes().copy_from_slice(value.as_bytes());
     let time = &vcpu.info().time;
@@ -60,7 +77,7 @@ pub fn write_time_area(vcpu: &Vcpu) {
     if area == 0 {
         return;
     }
-    let value = record(vcpu.time_version.load(Ordering::Relaxed));
+    let value = record(vcpu.domain(), vcpu.time_version.load(Ordering::Relaxed));
     let stale = !vcpu.kernel_mode.get() || guest::write(GuestVirtual(area), &value).is_err();
     vcpu.time_area_stale.store(stale, Ordering::Release);
 }
@@ -196,16 +213,28 @@ pub fn tsc_khz() -> u32 {
     (clock::tsc_hz() / 1000) as u32
 }
 
+/// The machine's clocks.
+pub fn clocks() -> Clocks {
+    Clocks {
+        khz: tsc_khz(),
+        tsc: cpu::rdtsc(),
+        now: now(),
+    }
+}
+
 /// What leaf 0x40000003 of CPUID says to a domain of its clock.
 pub fn cpuid_leaf(domain: &Domain) -> overcast_core::cpuid::TimeLeaf {
-    let scale = clock::scale();
     let khz = tsc_khz();
-    let tsc = *domain.tsc.lock();
+    let tsc = domain.tsc();
+    let (scale, guest_khz) = match tsc.emulated {
+        Some(emulated) => (emulated.scale, emulated.khz),
+        None => (clock::scale(), khz),
+    };
     overcast_core::cpuid::TimeLeaf {
-        emulated: false,
+        emulated: tsc.emulated.is_some(),
         host_tsc_safe: false,
         mode: tsc.mode,
-        guest_khz: khz,
+        guest_khz,
         incarnation: tsc.incarnation,
         offset: 0,
         to_ns_mul: scale.mul,

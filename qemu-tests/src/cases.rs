@@ -39,7 +39,10 @@ pub(crate) fn case(
     }
 }
 
-fn long(name: &str, run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Case {
+pub(crate) fn long(
+    name: &str,
+    run: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static,
+) -> Case {
     Case {
         soak: true,
         ..case(name, run)
@@ -107,6 +110,7 @@ pub fn all() -> Vec<Case> {
     cases.push(case("oracle-xenstore", oracle::compare_xenstore));
     cases.extend(crate::devices::cases());
     cases.extend(crate::xl::cases());
+    cases.extend(crate::levels::cases());
     for &group in oracle::GROUPS {
         cases.push(case(&format!("oracle-{group}"), move |n| {
             oracle::compare(n, group)
@@ -202,6 +206,7 @@ pub fn all() -> Vec<Case> {
     cases.push(long("nested-kvm", |n| {
         nested::kvm(n, "host", 2, &["x2APIC", "TSC deadline", "KVM clock"])
     }));
+    cases.push(case("nested-levels", nested::levels));
     cases.push(long("nested-kvm-no-x2apic", |n| {
         nested::kvm(n, "host,-x2apic,-tsc-deadline", 2, &["xAPIC, one-shot"])
     }));

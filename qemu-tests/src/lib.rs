@@ -13,6 +13,7 @@
 //! - [`oracle`]: the same questions to real Xen and to Overcast
 //! - [`runner`]: runs cases, some at a time
 //! - [`soak`]: a userland under stress for minutes
+//! - [`levels`]: CPUs as programs in guests see them, on several models
 //! - [`trips`]: a guest that goes from one machine to another and back
 //! - [`mod@bench`]: what operations cost a guest, beside real Xen and bare hardware
 //! - [`io_bench`]: what requests to disk and network cost
@@ -30,6 +31,7 @@ pub mod domains;
 pub mod guest_log;
 pub mod image;
 pub mod io_bench;
+pub mod levels;
 pub mod machine;
 pub mod moves;
 pub mod neighbours;

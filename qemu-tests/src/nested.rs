@@ -6,8 +6,9 @@
 
 use crate::artefacts;
 use crate::guest_log;
+use crate::levels::{self, Shown, View};
 use crate::machine::{Machine, System};
-use crate::session::Session;
+use crate::session::{Session, says};
 use std::path::{Path, PathBuf};
 
 /// Adds a file to an archive of cpio's "newc" format.
@@ -44,15 +45,21 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// The outer machine's RAM disk.
-fn ram_disk(name: &str, cpu: &str, cpus: u32, run: &str) -> Result<PathBuf, String> {
+fn ram_disk(name: &str, inner: &Inner<'_>) -> Result<PathBuf, String> {
     const FILE: u32 = 0o100_644;
     let mut archive = read(&artefacts::initramfs("nested")?)?;
     archive.resize(archive.len().next_multiple_of(4), 0);
+    let Inner {
+        cpu,
+        cpus,
+        initramfs,
+        run,
+    } = inner;
     let command = format!(
         "exec qemu-system-x86_64 -L /share -accel kvm -cpu {cpu} -smp {cpus} -m 1024 -display none \
          -serial stdio -monitor none -vga none -nic none -no-reboot -kernel /payload/overcast \
          -append 'console=com1 loglvl=all guest_loglvl=all dom0_mem=512M' \
-         -initrd '/payload/vmlinuz console=hvc0 panic=-1 quiet {},/payload/initrd'\n",
+         -initrd '/payload/vmlinuz console=hvc0 panic=-1 {},/payload/initrd'\n",
         run.replace(',', ",,")
     );
     add_file(&mut archive, "payload", 0o040_755, &[]);
@@ -60,7 +67,7 @@ fn ram_disk(name: &str, cpu: &str, cpus: u32, run: &str) -> Result<PathBuf, Stri
     for (file, path) in [
         ("payload/overcast", artefacts::overcast()?),
         ("payload/vmlinuz", artefacts::kernel()?),
-        ("payload/initrd", artefacts::initramfs("shell")?),
+        ("payload/initrd", artefacts::initramfs(initramfs)?),
     ] {
         add_file(&mut archive, file, FILE, &read(&path)?);
     }
@@ -68,33 +75,36 @@ fn ram_disk(name: &str, cpu: &str, cpus: u32, run: &str) -> Result<PathBuf, Stri
     artefacts::made(&format!("{name}.cpio"), &archive)
 }
 
-/// Boots Debian's kernel as Dom0 on KVM. `expected`: what the hypervisor is to say
-/// on its way.
-///
-/// # Errors
-///
-/// The first thing that went wrong, with the last that the machine said.
-pub fn kvm(name: &str, cpu: &str, cpus: u32, expected: &[&str]) -> Result<(), String> {
+/// The inner machine.
+struct Inner<'a> {
+    cpu: &'a str,
+    cpus: u32,
+    /// Dom0's.
+    initramfs: &'a str,
+    /// What Dom0's kernel is told beside.
+    run: &'a str,
+}
+
+/// Starts the outer machine, which starts the inner one.
+fn start(name: &str, inner: &Inner<'_>) -> Result<Session, String> {
     let mut machine = Machine::empty(System::Bare).cpus(2).memory(3072);
     // Without XSAVE, with which this emulated SVM loses user space's registers: init dies
     // of SIGSEGV. The rest so that KVM has less to save at an exit.
     machine.cpu = "max,-la57,-smap,-smep,-xsave,-avx,-pku".to_owned();
     let arguments = "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable";
-    let run = "run=facts,work,time,dmesg,poweroff";
     machine.modules = vec![
         (artefacts::kernel()?, arguments.to_owned()),
-        (ram_disk(name, cpu, cpus, run)?, String::new()),
+        (ram_disk(name, inner)?, String::new()),
     ];
     let mut session = Session::start(&machine, name)?;
     session.patience *= 6;
     session.wait_for("nested: starting")?;
-    session.wait_for("init: cpus online ")?;
-    let online = session.rest_of_line()?;
-    if !online.ends_with(&format!(", {cpus} in all")) {
-        return Err(session.failure(&format!("CPUs online: {online}")));
-    }
-    session.wait_for("init: work done")?;
-    session.wait_for("init: dmesg checked")?;
+    Ok(session)
+}
+
+/// Waits for the end, and looks at what was said. `expected`: what the hypervisor is to have
+/// said on its way.
+fn end(session: &mut Session, expected: &[&str]) -> Result<(), String> {
     session.wait_for_any(&["nested: ended", "Hardware Dom0"])?;
     // Two layers of emulation on a busy host: the guest's clocks run far ahead of its work.
     let known = ["stall", "soft lockup", "Call Trace:"];
@@ -107,6 +117,66 @@ pub fn kvm(name: &str, cpu: &str, cpus: u32, expected: &[&str]) -> Result<(), St
         }
     }
     Ok(())
+}
+
+/// Boots Debian's kernel as Dom0 on KVM. `expected`: what the hypervisor is to say
+/// on its way.
+///
+/// # Errors
+///
+/// The first thing that went wrong, with the last that the machine said.
+pub fn kvm(name: &str, cpu: &str, cpus: u32, expected: &[&str]) -> Result<(), String> {
+    let inner = Inner {
+        cpu,
+        cpus,
+        initramfs: "shell",
+        run: "quiet run=facts,work,time,dmesg,poweroff",
+    };
+    let mut session = start(name, &inner)?;
+    session.wait_for("init: cpus online ")?;
+    let online = session.rest_of_line()?;
+    if !online.ends_with(&format!(", {cpus} in all")) {
+        return Err(session.failure(&format!("CPUs online: {online}")));
+    }
+    session.wait_for("init: work done")?;
+    session.wait_for("init: dmesg checked")?;
+    end(&mut session, expected)
+}
+
+/// On KVM, which has CPUID faulting, programs in a guest at the level v2 see its policy, and the
+/// agent says so.
+///
+/// # Errors
+///
+/// As of [`kvm`].
+pub fn levels(name: &str) -> Result<(), String> {
+    let inner = Inner {
+        cpu: "host",
+        cpus: 1,
+        initramfs: "levels",
+        run: "quiet run=control",
+    };
+    let mut session = start(name, &inner)?;
+    let host = &mut session;
+    host.wait_for("init: shell")?;
+    host.shell("stty -echo; dmesg -n 1; until grep -q runs /tmp/daemon.log; do sleep 0.1; done")?;
+    levels::make(host, "g", "v2", "cpu,seen", "")?;
+    let shown = Shown::of(host, "g")?;
+    if !shown.faults {
+        return Err(host.failure("CPUID does not fault"));
+    }
+    let unannounced = "overcast cpu show g | sed -n '/unannounced/,$p'";
+    says(host, unannounced, "hidden, but would work unannounced (")?;
+    says(host, unannounced, "visible to programs (0)")?;
+    says(
+        host,
+        "overcast check | cat",
+        "CPUID faults: programs see the same",
+    )?;
+    let view = View::of(host, "g")?;
+    levels::compare(&view, &shown)?;
+    host.send_line("poweroff -f")?;
+    end(host, &["CPUID faults in user space"])
 }
 
 #[cfg(test)]

@@ -27,13 +27,14 @@ use overcast_core::builder::populate::{
 use overcast_core::ids::EventPort;
 use overcast_core::machine::{Frame, Memory};
 use xen_abi::arch_x86::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
-use xen_abi::domctl::{DomctlCreatedomain, XEN_DOMCTL_CDF_OOS_OFF};
+use xen_abi::domctl::{DomctlCreatedomain, DomctlTscInfo, XEN_DOMCTL_CDF_OOS_OFF};
 use xen_abi::memory::{XENMEM_RESOURCE_GRANT_TABLE, XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED};
 use xen_abi::xen::MMUEXT_PIN_L4_TABLE;
 use zerocopy::FromZeros;
 
 use crate::cli::parse_cpus;
 use crate::config::DomainConfig;
+use crate::config::domain::TscMode;
 use crate::control::{Control, Share};
 use crate::error::{Error, Result};
 use crate::xen::foreign::{Access, ForeignMap};
@@ -207,6 +208,11 @@ impl Shell {
         control.set_address_size(domain, 64)?;
         control.set_memory_map(domain, config.max_memory_kib * 1024)?;
         let cpus = control.host()?.cpus;
+        if config.tsc_mode != TscMode::Default {
+            let mut tsc = DomctlTscInfo::new_zeroed();
+            tsc.tsc_mode = config.tsc_mode.number();
+            control.set_tsc_info(domain, &tsc)?;
+        }
         for vcpu in 0..config.max_vcpus {
             let text = match config.cpus.as_slice() {
                 [] => break,

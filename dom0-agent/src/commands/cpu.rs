@@ -4,14 +4,15 @@ use std::io::{self, Write};
 
 use overcast_core::cpuid::{Identity, PoolError, pool};
 
-use super::print_json;
+use super::{find, print_json};
 use crate::cli::CpuCommand;
 use crate::control::Control;
 use crate::cpu::explain::explain;
-use crate::cpu::file::{MachineFile, PolicyFile, read_machine};
-use crate::cpu::report::{Comparison, dump, pooled};
-use crate::cpu::{Machine, feature_by_name};
+use crate::cpu::file::{GuestFile, MachineFile, PolicyFile, read_machine};
+use crate::cpu::report::{self, Comparison, dump, pooled};
+use crate::cpu::{self, Guest, Machine, feature_by_name};
 use crate::error::{Error, Result};
+use crate::store::Store;
 
 pub fn run(command: CpuCommand, json: bool) -> Result<()> {
     let mut out = io::stdout();
@@ -22,6 +23,20 @@ pub fn run(command: CpuCommand, json: bool) -> Result<()> {
                 return print_json(&MachineFile::of(&machine));
             }
             out.write_all(dump(&machine).as_bytes())?;
+        }
+        CpuCommand::Show { domain } => {
+            let control = Control::open()?;
+            let (info, name) = find(&control, &domain)?;
+            let seen = cpu::seen(&control, &mut Store::open()?, info.id, &info.uuid)?;
+            let guest = Guest {
+                name: name.unwrap_or(domain),
+                seen,
+            };
+            let machine = Machine::here(&control)?.policies;
+            if json {
+                return print_json(&GuestFile::of(&guest, &machine));
+            }
+            out.write_all(report::guest(&guest, &machine).as_bytes())?;
         }
         CpuCommand::Baseline { files } => {
             let machines = files

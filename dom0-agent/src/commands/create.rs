@@ -164,9 +164,9 @@ pub fn make(
         None => build::new_uuid()?,
     };
     let store_domain = nodes::store_domain(store)?;
-    let policy = match &config.cpu {
-        Some(name) => cpu::choose(name, &cpu::Machine::here(control)?.policies)?,
-        None => None,
+    let policy = match (config.cpu.as_deref(), config.cpuid.as_deref()) {
+        (None, None) => None,
+        (cpu, cpuid) => cpu::of_new(cpu, cpuid, &cpu::Machine::here(control)?.policies)?,
     };
     let shell = Shell::make(control, config, uuid, store_domain)?;
     let uuid = control::uuid(&uuid);

@@ -27,6 +27,47 @@ pub enum Event {
     Preserve,
 }
 
+/// What RDTSC gives a domain, by xl's names; see `docs/cpu.md`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TscMode {
+    /// The machine's TSC, and after a move to a machine of another rate an emulated one.
+    #[default]
+    Default,
+    /// An emulated one.
+    AlwaysEmulate,
+    /// The machine's.
+    Native,
+}
+
+impl TscMode {
+    const ALL: [Self; 3] = [Self::Default, Self::AlwaysEmulate, Self::Native];
+
+    /// xl's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::AlwaysEmulate => "always_emulate",
+            Self::Native => "native",
+        }
+    }
+
+    /// By xl's name, or its number as text.
+    pub fn by_name(name: &str) -> Option<Self> {
+        let named = |mode: &Self| mode.name() == name || mode.number().to_string() == name;
+        Self::ALL.into_iter().find(named)
+    }
+
+    /// `TSC_MODE_*`
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Default => 0,
+            Self::AlwaysEmulate => 1,
+            Self::Native => 2,
+        }
+    }
+}
+
 /// A domain to be made.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DomainConfig {
@@ -54,6 +95,12 @@ pub struct DomainConfig {
     /// The CPU that it sees, by its name or file; what the hypervisor says without it.
     #[serde(default)]
     pub cpu: Option<String>,
+    /// What of its features is otherwise, in libxl's syntax ([`crate::cpu::choices`]).
+    #[serde(default)]
+    pub cpuid: Option<String>,
+    /// What RDTSC gives it.
+    #[serde(default)]
+    pub tsc_mode: TscMode,
     /// Its weight against other domains.
     pub weight: Option<u16>,
     /// The most CPU that it may have, percent of one.
@@ -162,6 +209,35 @@ impl Reader {
         }
     }
 
+    fn cpuid(&mut self) -> ConfigResult<Option<String>> {
+        if let Some(Value::List(_)) = self.table.get("cpuid") {
+            return Err(wrong(
+                "cpuid",
+                "leaves with bits for registers are not taken; name features: \"host,avx=0\"",
+            ));
+        }
+        let text = self.text("cpuid")?;
+        if let Some(text) = &text {
+            crate::cpu::choices(text).map_err(|why| wrong("cpuid", why))?;
+        }
+        Ok(text)
+    }
+
+    fn tsc_mode(&mut self) -> ConfigResult<TscMode> {
+        let name = match self.table.remove("tsc_mode") {
+            None => return Ok(TscMode::Default),
+            Some(Value::Number(number)) => number.to_string(),
+            Some(Value::Text(text)) => text,
+            Some(_) => String::new(),
+        };
+        TscMode::by_name(&name).ok_or_else(|| {
+            wrong(
+                "tsc_mode",
+                format_args!("\"{name}\" is not known: default, always_emulate or native"),
+            )
+        })
+    }
+
     fn event(&mut self, key: &str, default: Event) -> ConfigResult<Event> {
         match self.text(key)?.as_deref() {
             None => Ok(default),
@@ -237,6 +313,8 @@ impl DomainConfig {
             max_vcpus,
             cpus,
             cpu: reader.text("cpu")?,
+            cpuid: reader.cpuid()?,
+            tsc_mode: reader.tsc_mode()?,
             weight: reader
                 .number("cpu_weight", 65535)?
                 .map(|weight| weight as u16),
@@ -360,7 +438,8 @@ mod tests {
         let (from_xl, unknown) = xl(
             "name = 'web'\ntype='pv'\nkernel='/boot/vmlinuz'\nramdisk='/boot/initrd'\n\
              root='/dev/xvda'\nextra='console=hvc0'\nmemory=512\nmaxmem=1024\nvcpus=2\n\
-             maxvcpus=4\ncpus='0-1'\ncpu_weight=512\n\
+             maxvcpus=4\ncpus='0-1'\ncpu_weight=512\ntsc_mode=1\n\
+             cpuid='host,avx=0'\n\
              disk=['vda,part=2,xvda,w']\nvif=['mac=00:16:3e:00:00:01,bridge=eth0']\n\
              on_crash='preserve'\nuuid='01234567-89ab-cdef-0123-456789abcdef'",
         )
@@ -370,7 +449,8 @@ mod tests {
             "x.toml",
             "name = \"web\"\nkernel = \"/boot/vmlinuz\"\ninitrd = \"/boot/initrd\"\n\
              cmdline = \"root=/dev/xvda console=hvc0\"\nmemory = \"512M\"\nmaxmem = \"1G\"\n\
-             vcpus = 2\nmaxvcpus = 4\ncpus = \"0-1\"\ncpu_weight = 512\non_crash = \"preserve\"\n\
+             vcpus = 2\nmaxvcpus = 4\ncpus = \"0-1\"\ncpu_weight = 512\n\
+             tsc_mode = \"always_emulate\"\ncpuid = \"host,avx=0\"\non_crash = \"preserve\"\n\
              uuid = \"0123456789abcdef0123456789abcdef\"\n\
              [[disk]]\nsource = \"vda,part=2\"\ndevice = \"xvda\"\n\
              [[vif]]\nmac = \"00:16:3e:00:00:01\"\nnetwork = \"eth0\"\n",
@@ -410,6 +490,10 @@ mod tests {
             ("pci=['00:01.0']", "pci"),
             ("cmdline='a'\nextra='b'", "cmdline"),
             ("ramdisk='a'\ninitrd='b'", "initrd"),
+            ("tsc_mode='native_paravirt'", "tsc_mode"),
+            ("tsc_mode=3", "tsc_mode"),
+            ("cpuid=['1:ecx=xx']", "cpuid"),
+            ("cpuid='host,avx'", "cpuid"),
         ] {
             let error = xl(&format!("{LEAST}{more}")).expect_err(more).to_string();
             assert!(error.starts_with(&format!("{key}: ")), "{more}: {error}");

@@ -4,12 +4,11 @@
 use std::io::Read;
 use std::path::Path;
 
-use overcast_core::cpuid::{CpuidPolicy, Hiding, Level, SystemPolicies, hiding};
+use overcast_core::cpuid::{CpuidPolicy, Hiding, Level, SystemPolicies, parse_leaf};
 use serde::{Deserialize, Serialize};
 use xen_abi::arch_x86::{CpuidLeaf, MsrEntry};
-use xen_abi::cpufeatureset::FEATURES;
 
-use super::{Machine, name_of, parse};
+use super::{Guest, Machine, name_of, names_of, parse};
 use crate::error::{Error, Result};
 use crate::xen::domctl::CpuPolicy;
 
@@ -54,7 +53,7 @@ struct About {
 
 /// A feature that guests are not shown.
 #[derive(Serialize, Deserialize, Debug)]
-struct Hidden {
+pub struct Hidden {
     feature: String,
     /// `enforced`, `unannounced` or `visible`.
     how: String,
@@ -118,48 +117,61 @@ impl From<&CpuidPolicy> for PolicyText {
 impl PolicyText {
     fn parse(&self) -> Result<CpuidPolicy> {
         let wrong = |line: &str| Error::Usage(format!("\"{line}\" is no line of a CPU policy"));
-        let numbers = |line: &str| -> Option<Vec<u64>> {
-            let (key, value) = line.split_once(" -> ")?;
-            key.split(':')
-                .chain(value.split(':'))
-                .map(|text| u64::from_str_radix(text.trim(), 16).ok())
-                .collect()
-        };
-        let leaf = |line: &String| -> Option<CpuidLeaf> {
-            let words: Vec<u32> = numbers(line)?
-                .into_iter()
-                .map(|number| u32::try_from(number).ok())
-                .collect::<Option<_>>()?;
-            let [leaf, subleaf, a, b, c, d] = words[..] else {
-                return None;
-            };
-            Some(CpuidLeaf {
-                leaf,
-                subleaf,
-                a,
-                b,
-                c,
-                d,
-            })
-        };
-        let msr = |line: &String| match numbers(line)?[..] {
-            [idx, val] => Some(MsrEntry {
-                idx: u32::try_from(idx).ok()?,
+        let msr = |line: &str| {
+            let (idx, val) = line.split_once(" -> ")?;
+            Some(MsrEntry {
+                idx: u32::from_str_radix(idx.trim(), 16).ok()?,
                 flags: 0,
-                val,
-            }),
-            _ => None,
+                val: u64::from_str_radix(val.trim(), 16).ok()?,
+            })
         };
         let leaves = self.leaves.iter();
         let msrs = self.msrs.iter();
         parse(&CpuPolicy {
             leaves: leaves
-                .map(|line| leaf(line).ok_or_else(|| wrong(line)))
+                .map(|line| parse_leaf(line).ok_or_else(|| wrong(line)))
                 .collect::<Result<_>>()?,
             msrs: msrs
                 .map(|line| msr(line).ok_or_else(|| wrong(line)))
                 .collect::<Result<_>>()?,
         })
+    }
+}
+
+/// What `overcast cpu show --json` prints.
+#[derive(Serialize, Debug)]
+pub struct GuestFile {
+    domain: String,
+    /// The level that it sees, if it is one.
+    level: Option<&'static str>,
+    vendor: String,
+    brand: String,
+    /// Whether CPUID faults in user space here.
+    cpuid_faulting: bool,
+    /// What it is shown.
+    features: Vec<String>,
+    /// What the machine has beside.
+    hidden: Vec<Hidden>,
+    /// What its programs may have seen beside, here and on machines where it was.
+    seen: Vec<String>,
+    policy: PolicyText,
+}
+
+impl GuestFile {
+    /// What is told of a guest here.
+    pub fn of(guest: &Guest, machine: &SystemPolicies) -> Self {
+        let policy = &guest.seen.policy;
+        Self {
+            domain: guest.name.clone(),
+            level: policy.level().map(Level::name),
+            vendor: text(&policy.vendor_name()),
+            brand: text(&policy.brand()),
+            cpuid_faulting: machine.faulting(),
+            features: features(policy),
+            hidden: hidden(machine, policy),
+            seen: names_of(&guest.seen.visible),
+            policy: policy.into(),
+        }
     }
 }
 
@@ -185,7 +197,7 @@ impl MachineFile {
                 baseline: machine.baseline().to_owned(),
                 highest_level: machine.highest_level().map(|level| level.name().to_owned()),
                 features: features(pv_default),
-                hidden: hidden(machine),
+                hidden: hidden(&machine.policies, pv_default),
             }),
             policies: Policies {
                 raw: raw.into(),
@@ -296,20 +308,15 @@ fn of_file<T>(path: &Path, result: Result<T>) -> Result<T> {
 
 /// Names of a policy's features.
 pub fn features(policy: &CpuidPolicy) -> Vec<String> {
-    let all = FEATURES.iter().filter(|&&feature| policy.has(feature));
-    all.map(|&feature| name_of(feature)).collect()
+    names_of(policy.features())
 }
 
-/// What the machine has and its guests are not shown.
-fn hidden(machine: &Machine) -> Vec<Hidden> {
-    let policies = &machine.policies;
-    let has = |feature| policies.host.has(feature) && !policies.pv_default.has(feature);
-    FEATURES
-        .iter()
-        .copied()
-        .filter(|&feature| has(feature))
-        .map(|feature| {
-            let (how, by) = match hiding(feature, policies.faulting()) {
+/// What a machine has, and a guest with a policy is not shown.
+pub fn hidden(machine: &SystemPolicies, guest: &CpuidPolicy) -> Vec<Hidden> {
+    let beside = machine.beside(guest);
+    beside
+        .map(|(feature, hiding)| {
+            let (how, by) = match hiding {
                 Hiding::Enforced(register) => ("enforced", Some(register.name().to_owned())),
                 Hiding::Unannounced => ("unannounced", None),
                 Hiding::Visible => ("visible", None),

@@ -66,6 +66,14 @@ impl Machine {
     }
 }
 
+/// A domain of this machine, and what it has seen of CPUs.
+pub struct Guest {
+    /// Its name.
+    pub name: String,
+    /// That.
+    pub seen: Seen,
+}
+
 /// A policy as the hypervisor or a stream gave it.
 pub fn parse(policy: &CpuPolicy) -> Result<CpuidPolicy> {
     CpuidPolicy::from_leaves(&policy.leaves, &policy.msrs).map_err(|error| Error::CpuPolicy {
@@ -100,6 +108,21 @@ pub fn told(obstacles: &[Obstacle]) -> String {
     lines.join("\n")
 }
 
+/// Whether a CPU's name means the same on every machine: a level, `host` or `auto`.
+pub fn has_name(name: &str) -> bool {
+    matches!(name, "auto" | "host") || Level::by_name(name).is_some()
+}
+
+/// Whose model and name guests of a level have here (`cpu-identity=`): the hypervisor's choice
+/// for those that it is told nothing of.
+fn identity(machine: &SystemPolicies) -> Identity {
+    let usual = &machine.pv_default;
+    match usual.level() {
+        Some(_) if usual.brand() == machine.pv_max.brand() => Identity::Machine,
+        _ => Identity::Level,
+    }
+}
+
 /// The policy of a domain that is to see a CPU by its name: a level, `host`, or a file of
 /// `overcast cpu baseline --json`. `None` for `auto`: as the hypervisor has it.
 ///
@@ -113,7 +136,7 @@ pub fn choose(name: &str, machine: &SystemPolicies) -> Result<Option<CpuPolicy>>
         name => match Level::by_name(name) {
             Some(level) => machine
                 .pv_max
-                .levelled(level, Identity::Level)
+                .levelled(level, identity(machine))
                 .map_err(|lacks| Error::Unfit(lacks.to_string()))?,
             None => {
                 let policy = file::read_policy(name.as_ref())?;
@@ -126,6 +149,64 @@ pub fn choose(name: &str, machine: &SystemPolicies) -> Result<Option<CpuPolicy>>
             }
         },
     };
+    Ok(Some(serialise(&policy)))
+}
+
+/// What `cpuid=` of a configuration says, in libxl's syntax: `host,avx=0,adx=1`. Features are off (0),
+/// on (1), or left as they are (x, k, s).
+///
+/// # Errors
+/// What is not understood.
+pub fn choices(text: &str) -> std::result::Result<Vec<(Feature, bool)>, String> {
+    let mut choices = Vec::new();
+    let mut items = text.split(',').map(str::trim).peekable();
+    if items.peek() == Some(&"host") {
+        items.next();
+    }
+    for item in items {
+        let expected = || format!("\"{item}\": expected FEATURE=0, 1, x, k or s");
+        let (name, value) = item.split_once('=').ok_or_else(expected)?;
+        let feature = feature_by_name(name)
+            .ok_or_else(|| format!("no feature of a CPU is known as \"{name}\""))?;
+        match value {
+            "0" => choices.push((feature, false)),
+            "1" => choices.push((feature, true)),
+            "x" | "k" | "s" => {}
+            _ => return Err(expected()),
+        }
+    }
+    Ok(choices)
+}
+
+/// The policy of a new domain, by `cpu` ([`choose`]) and `cpuid` ([`choices`]) of its configuration.
+/// `None`: as the hypervisor has it.
+///
+/// # Errors
+/// `Unfit` with the flags that this machine cannot give.
+pub fn of_new(
+    cpu: Option<&str>,
+    cpuid: Option<&str>,
+    machine: &SystemPolicies,
+) -> Result<Option<CpuPolicy>> {
+    let chosen = match cpu {
+        Some(name) => choose(name, machine)?,
+        None => None,
+    };
+    let Some(text) = cpuid else {
+        return Ok(chosen);
+    };
+    let choices = choices(text).map_err(|why| Error::Usage(format!("cpuid: {why}")))?;
+    let base = match &chosen {
+        Some(policy) => parse(policy)?,
+        None => machine.pv_default.clone(),
+    };
+    let policy = base.with(&machine.pv_max, &choices).map_err(|missing| {
+        let missing: Vec<String> = missing.into_iter().map(name_of).collect();
+        Error::Unfit(format!(
+            "cpuid: a guest cannot have {} here",
+            missing.join(" ")
+        ))
+    })?;
     Ok(Some(serialise(&policy)))
 }
 

@@ -3,13 +3,13 @@
 use std::fmt::Write;
 
 use overcast_core::cpuid::{
-    CpuidPolicy, FeatureSet, Hiding, Level, Obstacle, Register, SystemPolicies, hiding,
+    CpuidPolicy, FeatureSet, Hiding, Level, Obstacle, Register, SystemPolicies,
 };
 use serde::Serialize;
 use xen_abi::cpufeatureset::{FEATURES, Feature};
 
 use super::file::text;
-use super::{Machine, name_of};
+use super::{Guest, Machine, name_of};
 
 /// Width of a line.
 const WIDTH: usize = 96;
@@ -65,29 +65,58 @@ pub fn dump(machine: &Machine) -> String {
         baseline(machine),
         text(&pv_default.brand())
     );
-    let faulting = if policies.faulting() {
-        "faults: programs in guests see what their kernel sees"
-    } else {
-        "does not fault: programs in guests see what is listed as visible below"
-    };
-    let _ = writeln!(out, "CPUID           {faulting}");
+    let _ = writeln!(out, "CPUID           {}", faults(policies));
     let _ = writeln!(out, "XSAVE           {}", xsave(pv_default));
     let shown = chosen(|feature| pv_default.has(feature));
     names(&mut out, "shown to guests", &shown);
-    let left_out = |feature| host.has(feature) && !pv_default.has(feature);
+    hidden(&mut out, policies, pv_default);
+    out
+}
+
+/// What a machine has beside what a guest is shown, by what keeps it from the guest's programs.
+fn hidden(out: &mut String, machine: &SystemPolicies, guest: &CpuidPolicy) {
+    let kept_by = |how: Hiding| -> Vec<String> {
+        let kept = machine.beside(guest).filter(|&(_, hiding)| hiding == how);
+        kept.map(|(feature, _)| name_of(feature)).collect()
+    };
     for register in [Register::Xcr0, Register::Cr4, Register::Privilege] {
         let heading = format!("hidden, enforced by {}", register.name());
-        let hidden = chosen(|feature| {
-            left_out(feature) && hiding(feature, policies.faulting()) == Hiding::Enforced(register)
-        });
-        names(&mut out, &heading, &hidden);
+        names(out, &heading, &kept_by(Hiding::Enforced(register)));
     }
-    let unannounced = chosen(|feature| {
-        left_out(feature) && hiding(feature, policies.faulting()) == Hiding::Unannounced
-    });
-    names(&mut out, "hidden, but would work unannounced", &unannounced);
-    names(&mut out, "visible to programs", &visible(machine));
+    let unannounced = kept_by(Hiding::Unannounced);
+    names(out, "hidden, but would work unannounced", &unannounced);
+    names(out, "visible to programs", &kept_by(Hiding::Visible));
+}
+
+/// `overcast cpu show` for people.
+pub fn guest(guest: &Guest, machine: &SystemPolicies) -> String {
+    let mut out = String::new();
+    let policy = &guest.seen.policy;
+    let level = policy.level().map_or("no level", Level::name);
+    let _ = writeln!(out, "domain          {}", guest.name);
+    let _ = writeln!(
+        out,
+        "sees            {level}: {}, {}",
+        text(&policy.vendor_name()),
+        text(&policy.brand())
+    );
+    let _ = writeln!(out, "CPUID           {}", faults(machine));
+    let _ = writeln!(out, "XSAVE           {}", xsave(policy));
+    let shown = chosen(|feature| policy.has(feature));
+    names(&mut out, "shown", &shown);
+    hidden(&mut out, machine, policy);
+    let here = machine.visible_beside(policy);
+    let elsewhere = chosen(|feature| guest.seen.visible.has(feature) && !here.has(feature));
+    names(&mut out, "may have been seen elsewhere", &elsewhere);
     out
+}
+
+fn faults(machine: &SystemPolicies) -> &'static str {
+    if machine.faulting() {
+        "faults: programs in guests see what their kernel sees"
+    } else {
+        "does not fault: programs in guests see what is listed as visible below"
+    }
 }
 
 /// What programs of guests see beside what their kernel sees.

@@ -1,10 +1,11 @@
 //! Recorded machines, and what is told of them: compared with the texts in `testdata`, which
 //! are written anew with `UPDATE_TESTDATA=1`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use overcast_core::cpuid::{CpuidPolicy, Hardware, Identity, Leaf, Level, SystemPolicies, pool};
+use overcast_core::cpuid::{
+    CpuidPolicy, Hardware, Identity, Level, SystemPolicies, parse_leaves, pool,
+};
 use proptest::prelude::*;
 use xen_abi::cpufeatureset as f;
 
@@ -21,18 +22,8 @@ const QEMU64: &str = include_str!("../../../hypervisor/core/src/cpuid/testdata/q
 
 /// A machine as the hypervisor shows it, with the highest level up to v3.
 fn machine(name: &str, recorded: &str, faulting: bool) -> Machine {
-    let mut leaves: BTreeMap<(u32, u32), Leaf> = BTreeMap::new();
-    for line in recorded.lines().take_while(|line| *line != "dom0") {
-        let words: Vec<u32> = line
-            .split([':', ' '])
-            .filter(|word| word.len() == 8)
-            .filter_map(|word| u32::from_str_radix(word, 16).ok())
-            .collect();
-        if let [leaf, subleaf, a, b, c, d] = words[..] {
-            let subleaf = if subleaf == u32::MAX { 0 } else { subleaf };
-            leaves.insert((leaf, subleaf), [a, b, c, d]);
-        }
-    }
+    let end = recorded.find("\ndom0").unwrap_or(recorded.len());
+    let leaves = parse_leaves(&recorded[..end]);
     let raw = |leaf, subleaf| leaves.get(&(leaf, subleaf)).copied().unwrap_or([0; 4]);
     let hardware = Hardware {
         cpuid_faulting: faulting,
@@ -192,6 +183,28 @@ fn cpus_are_chosen_by_name() {
         };
         assert_eq!(can_run(&guest, &epyc.policies), Ok(()));
         assert!(can_run(&guest, &qemu64.policies).is_err());
+    }
+}
+
+#[test]
+fn features_are_chosen_as_xl_has_it() {
+    let epyc = machine("epyc", EPYC, false);
+    let made = |cpu, cpuid| of_new(cpu, cpuid, &epyc.policies);
+    assert!(made(None, None).unwrap().is_none());
+    let policy = |cpu, cpuid| parse(&made(cpu, Some(cpuid)).unwrap().unwrap()).unwrap();
+    let less = policy(None, "host,avx=0,adx=1,sse4.1=k");
+    assert!(!less.has(f::AVX2) && less.has(f::ADX) && less.has(f::SSE4_1));
+    let more = policy(Some("v2"), "aes=1");
+    assert!(more.has(f::AESNI) && !more.has(f::AVX));
+    for (cpuid, status, word) in [
+        ("host,avx", 2, "\"avx\""),
+        ("avx=2", 2, "expected"),
+        ("nonsense=1", 2, "nonsense"),
+        ("avx512f=1", 7, "avx512f"),
+    ] {
+        let error = made(None, Some(cpuid)).unwrap_err();
+        assert_eq!(error.exit_status(), status, "{cpuid}: {error}");
+        assert!(error.to_string().contains(word), "{error}");
     }
 }
 

@@ -2,13 +2,15 @@
 //! what is known of a running domain from the store.
 //!
 //! The keys are those of `libxl_domain_config` (`tools/libs/light/libxl_types.idl` of Xen).
-//! What a PV guest with disks and network devices needs is taken, the rest left out.
+//! What a PV guest with disks and network devices needs is taken, the rest left out. What libxl
+//! has no key for stands below `overcast`, which `xl` passes over: `cpu` (the CPU that was asked
+//! for), `cpuid` (what of its features was otherwise), `cpu_seen` ([`Saved::seen`]).
 
 use serde_json::{Map, Value, json};
 
 use crate::config::DomainConfig;
 use crate::config::devices::{BACKEND_DOMAIN, Disk, Vif};
-use crate::config::domain::{Event, check_name};
+use crate::config::domain::{Event, TscMode, check_name};
 use crate::control::{DomainInfo, Share};
 use crate::error::{Error, Result};
 use crate::store::Store;
@@ -20,7 +22,13 @@ pub struct Saved {
     pub config: DomainConfig,
     /// Its UUID as text.
     pub uuid: String,
+    /// CPU features that its programs may have seen beside its policy ([`crate::cpu::seen`]), by
+    /// their names.
+    pub seen: Vec<String>,
 }
+
+/// The most names of features that are taken.
+const MOST_SEEN: usize = 1024;
 
 fn event(event: Event) -> &'static str {
     match event {
@@ -92,7 +100,21 @@ pub fn to_json(saved: &Saved) -> String {
     if let (Some(initrd), Some(build)) = (&config.initrd, build.as_object_mut()) {
         build.insert("ramdisk".into(), json!(initrd.display().to_string()));
     }
+    if config.tsc_mode != TscMode::Default {
+        build["tsc_mode"] = json!(config.tsc_mode.name());
+    }
+    let mut own = Map::new();
+    if let Some(cpu) = &config.cpu {
+        own.insert("cpu".into(), json!(cpu));
+    }
+    if let Some(cpuid) = &config.cpuid {
+        own.insert("cpuid".into(), json!(cpuid));
+    }
+    if !saved.seen.is_empty() {
+        own.insert("cpu_seen".into(), json!(saved.seen));
+    }
     json!({
+        "overcast": own,
         "c_info": {
             "type": "pv",
             "name": config.name,
@@ -180,8 +202,12 @@ pub fn from_json(text: &str) -> Result<Saved> {
         _ => otherwise,
     };
     let small = |value: &Value| value.as_u64().and_then(|value| u16::try_from(value).ok());
+    let own = &root["overcast"];
+    let seen = own["cpu_seen"].as_array().into_iter().flatten();
+    let seen = seen.filter_map(Value::as_str).map(str::to_owned);
     Ok(Saved {
         uuid: uuid.to_ascii_lowercase(),
+        seen: seen.take(MOST_SEEN).collect(),
         config: DomainConfig {
             name: name.to_owned(),
             uuid: Some(uuid.to_ascii_lowercase()),
@@ -193,7 +219,12 @@ pub fn from_json(text: &str) -> Result<Saved> {
             vcpus: vcpus as u32,
             max_vcpus: max_vcpus as u32,
             cpus: Vec::new(),
-            cpu: None,
+            cpu: own["cpu"].as_str().map(str::to_owned),
+            cpuid: own["cpuid"].as_str().map(str::to_owned),
+            tsc_mode: build["tsc_mode"]
+                .as_str()
+                .and_then(TscMode::by_name)
+                .unwrap_or_default(),
             weight: small(&build["sched_params"]["weight"]).filter(|&weight| weight != 0),
             cap: small(&build["sched_params"]["cap"]),
             disks,
@@ -252,8 +283,13 @@ pub fn of_domain(store: &mut Store, info: &DomainInfo, share: Share) -> Result<S
             spoofchk: text(store, "spoofchk")?.as_deref() != Some("0"),
         });
     }
+    // What is not in the store the daemon was told when it was made, or came.
+    let known = crate::daemon::remembered(&info.uuid).map(|(config, _)| config);
+    let known = known.as_ref();
+    let end = |event: fn(&DomainConfig) -> Event, otherwise| known.map_or(otherwise, event);
     Ok(Saved {
         uuid: info.uuid.clone(),
+        seen: Vec::new(),
         config: DomainConfig {
             name,
             uuid: Some(info.uuid.clone()),
@@ -265,14 +301,16 @@ pub fn of_domain(store: &mut Store, info: &DomainInfo, share: Share) -> Result<S
             vcpus: online.clamp(1, info.max_vcpus.max(1)),
             max_vcpus: info.max_vcpus,
             cpus: Vec::new(),
-            cpu: None,
+            cpu: known.and_then(|config| config.cpu.clone()),
+            cpuid: known.and_then(|config| config.cpuid.clone()),
+            tsc_mode: known.map_or_else(TscMode::default, |config| config.tsc_mode),
             weight: Some(share.weight).filter(|&weight| weight != 0),
             cap: Some(share.cap),
             disks,
             vifs,
-            on_poweroff: Event::Destroy,
-            on_reboot: Event::Restart,
-            on_crash: Event::Destroy,
+            on_poweroff: end(|config| config.on_poweroff, Event::Destroy),
+            on_reboot: end(|config| config.on_reboot, Event::Restart),
+            on_crash: end(|config| config.on_crash, Event::Destroy),
         },
     })
 }
@@ -314,7 +352,8 @@ mod tests {
 
     #[test]
     fn xls_configuration_is_understood() {
-        let Saved { config, uuid } = saved();
+        let Saved { config, uuid, seen } = saved();
+        assert_eq!((seen.len(), config.cpu.as_deref()), (0, None));
         assert_eq!(uuid, "01234567-89ab-cdef-0123-456789abcdef");
         assert_eq!((config.vcpus, config.max_vcpus), (2, 4));
         assert_eq!((config.memory_kib, config.max_memory_kib), (65536, 98304));
@@ -329,6 +368,10 @@ mod tests {
     fn configurations_come_back() {
         let mut saved = saved();
         assert_eq!(from_json(&to_json(&saved)).expect("our own"), saved);
+        saved.seen = vec!["clwb".to_owned(), "3dnow".to_owned()];
+        saved.config.cpu = Some("x86-64-v2".to_owned());
+        saved.config.cpuid = Some("host,avx=0".to_owned());
+        saved.config.tsc_mode = TscMode::Native;
         saved.config.vifs[0].spoofchk = false;
         assert_eq!(from_json(&to_json(&saved)).expect("our own"), saved);
     }

@@ -6,6 +6,7 @@ use std::io::{BufReader, BufWriter, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use overcast_core::cpuid::FeatureSet;
 use serde::Serialize;
 
 use super::config::{self, Saved};
@@ -15,6 +16,8 @@ use super::suspend::{resume, suspend};
 use crate::build::{self, Progress, Rings, Shell, nodes};
 use crate::config::domain::parse_uuid;
 use crate::control::{Control, DomainInfo};
+use crate::cpu;
+use crate::daemon;
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::stream::save::{Channel, Saver};
@@ -68,7 +71,9 @@ pub fn save(
     manner: Manner,
     progress: Progress<'_>,
 ) -> Result<SaveReport> {
-    let saved = config::of_domain(store, info, control.share(info.id)?)?;
+    let mut saved = config::of_domain(store, info, control.share(info.id)?)?;
+    let seen = cpu::seen(control, store, info.id, &saved.uuid)?;
+    saved.seen = cpu::names_of(&seen.visible);
     let partial = partial(path);
     let file = File::create(&partial).map_err(|error| named(&partial, error))?;
     let result = (|| {
@@ -188,12 +193,15 @@ pub fn restore(
     }
     check(control, store, &saved)?;
     let mut new = Incoming::make(control, store, &saved)?.forced(force_cpu);
+    new.seen = cpu::set_of(&saved.seen);
     let finished = (|| {
         let (pages, _) = new.receive(control, &mut from, progress)?;
         container::read_end(&mut from)?;
         progress("making its devices", 0, 0);
         new.prepare(store, &saved)?;
         new.introduce(store)?;
+        cpu::remember(store, &saved.uuid, &new.seen)?;
+        new.remember(control, &mut saved);
         if !paused {
             control.unpause(new.domain())?;
         }
@@ -238,6 +246,8 @@ pub fn check(control: &Control, store: &mut Store, saved: &Saved) -> Result<()> 
 pub struct Incoming {
     /// Also with a CPU that this machine cannot give whole.
     force_cpu: bool,
+    /// What its programs may have seen of CPUs elsewhere, beside its policy.
+    seen: FeatureSet,
     shell: Shell,
     limits: Limits,
     rings: Option<Rings>,
@@ -250,6 +260,7 @@ impl Incoming {
             .ok_or_else(|| Error::Usage("the saved configuration has no UUID".into()))?;
         Ok(Self {
             force_cpu: false,
+            seen: FeatureSet::default(),
             shell: Shell::make(control, &saved.config, uuid, nodes::store_domain(store)?)?,
             limits: Limits {
                 max_vcpus: saved.config.max_vcpus,
@@ -277,7 +288,7 @@ impl Incoming {
         progress: Progress<'_>,
     ) -> Result<(u64, Duration)> {
         let mut reader = Reader::new(from, self.limits)?;
-        let mut target = Arriving::new(control, self.shell.domain, self.force_cpu);
+        let mut target = Arriving::new(control, self.shell.domain, self.force_cpu).seen(self.seen);
         let ports = state::Rings {
             store_port: self.shell.store_port.0,
             console_port: self.shell.console_port.0,
@@ -310,6 +321,16 @@ impl Incoming {
         };
         nodes::prepare(store, &self.shell, &identity)?;
         nodes::wait_for_backends(store, self.shell.domain, &saved.config)
+    }
+
+    /// Remembers for the daemon what it is when it reboots. It runs without that, too.
+    pub fn remember(&self, control: &Control, saved: &mut Saved) {
+        if let Err(error) = daemon::remember_arrival(control, self.domain(), saved) {
+            eprintln!(
+                "overcast: the daemon will not know {}: {error}",
+                saved.config.name
+            );
+        }
     }
 
     /// Tells the store of it, once it has its memory and its nodes.

@@ -242,6 +242,8 @@ pub struct Arriving<'a> {
     domain: u16,
     /// Also with a CPU that this machine cannot give whole.
     force_cpu: bool,
+    /// What its programs may have seen of CPUs elsewhere, beside its policy.
+    seen: FeatureSet,
 }
 
 impl<'a> Arriving<'a> {
@@ -251,7 +253,13 @@ impl<'a> Arriving<'a> {
             control,
             domain,
             force_cpu,
+            seen: FeatureSet::default(),
         }
+    }
+
+    /// The same, whose programs may have seen so much beside its policy.
+    pub fn seen(self, seen: FeatureSet) -> Self {
+        Self { seen, ..self }
     }
 }
 
@@ -296,8 +304,8 @@ impl Target for Arriving<'_> {
         };
         if !self.force_cpu {
             // The hypervisor, as Xen, takes out what it cannot give and says nothing.
-            let found = crate::cpu::obstacles(self.control, &policy, &FeatureSet::default())
-                .map_err(machine)?;
+            let found =
+                crate::cpu::obstacles(self.control, &policy, &self.seen).map_err(machine)?;
             if !found.is_empty() {
                 let why = format!(
                     "this machine's CPU will not do (--force-cpu restores it all the same): {}",

@@ -320,7 +320,7 @@ fn prepare(
             .map(|&(idx, val)| MsrEntry { idx, flags: 0, val })
             .collect(),
     };
-    match cpu::obstacles(control, &policy, &cpu::set_of(&offer.visible)) {
+    match cpu::obstacles(control, &policy, &cpu::set_of(&saved.seen)) {
         Ok(found) if offer.force_cpu => found
             .iter()
             .for_each(|obstacle| eprintln!("overcast: {}: {obstacle}", saved.config.name)),
@@ -359,7 +359,7 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
         true => Err(vec!["a move of this number was here already".to_owned()]),
         false => prepare(&control, &mut store, offer),
     };
-    let (saved, mut new) = match prepared {
+    let (mut saved, mut new) = match prepared {
         Ok(prepared) => prepared,
         Err(reasons) => {
             wire::send(
@@ -408,13 +408,14 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
         };
         // While the guest still runs at the source: it takes long, and may fail.
         new.prepare(&mut store, &saved)?;
-        cpu::remember(&mut store, &saved.uuid, &cpu::set_of(&offer.visible))?;
+        cpu::remember(&mut store, &saved.uuid, &cpu::set_of(&saved.seen))?;
         let mut stream = StreamReader::of(Inlet::new(lanes, &mut caught));
         (_, times.0) = new.receive(&control, &mut stream, &mut |_, _, _| {})?;
         stream.finish()?;
         let begin = Instant::now();
         new.introduce(&mut store)?;
         times.1 = begin.elapsed();
+        new.remember(&control, &mut saved);
         Ok(())
     });
     let received = received.map_err(|error| why(error, &mut channel));

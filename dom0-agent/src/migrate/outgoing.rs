@@ -268,6 +268,7 @@ impl<'a> Move<'a> {
         }
         let policy = self.control.cpu_policy(self.domain)?;
         let seen = crate::cpu::seen(self.control, self.store, self.domain, &saved.uuid)?;
+        saved.seen = crate::cpu::names_of(&seen.visible);
         let mut channel = connect(&self.options.host, self.options.plain)?;
         self.report("asking the target", 0, 0);
         let asked = Instant::now();
@@ -284,7 +285,6 @@ impl<'a> Move<'a> {
                     .map(|l| [l.leaf, l.subleaf, l.a, l.b, l.c, l.d])
                     .collect(),
                 msrs: policy.msrs.iter().map(|msr| (msr.idx, msr.val)).collect(),
-                visible: crate::cpu::names_of(&seen.visible),
                 force_cpu: self.options.force_cpu,
                 streams: self.options.streams.clamp(1, lanes::MOST),
             })),

@@ -104,9 +104,6 @@ pub struct Offer {
     pub leaves: Vec<[u32; 6]>,
     /// MSRs that it sees: number, value.
     pub msrs: Vec<(u32, u64)>,
-    /// CPU features that its programs may have seen beside ([`crate::cpu::seen`]), by their names.
-    #[serde(default)]
-    pub visible: Vec<String>,
     /// Take it although the CPU lacks what it has seen.
     #[serde(default)]
     pub force_cpu: bool,

@@ -35,7 +35,7 @@ pub use featureset::{
     COMMON_1D, FeatureSet, KNOWN, PV_DEFAULT, PV_MAX, bases, by_name, dependents,
 };
 pub use moving::{Obstacle, Origin, PoolError, Seen, origin, pool};
-pub use serialise::{MAX_LEAVES, MAX_MSRS, SystemPolicies};
+pub use serialise::{MAX_LEAVES, MAX_MSRS, SystemPolicies, parse_leaf, parse_leaves};
 pub use update::PolicyError;
 
 /// The registers EAX, EBX, ECX and EDX that a leaf gives.

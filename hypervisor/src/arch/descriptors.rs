@@ -83,6 +83,21 @@ struct Gate {
     high: u64,
 }
 
+impl Gate {
+    /// An interrupt gate: to a handler, on a stack of the interrupt stack table or 0, for the
+    /// rings up to `dpl`.
+    fn new(handler: u64, ist: u64, dpl: u64) -> Self {
+        Self {
+            low: (handler & 0xffff)
+                | (u64::from(selector::HYPERVISOR_CS) << 16)
+                | (ist << 32)
+                | ((0x8e | dpl << 5) << 40)
+                | ((handler >> 16 & 0xffff) << 48),
+            high: handler >> 32,
+        }
+    }
+}
+
 const IDT_ENTRIES: usize = 256;
 
 static IDT: Once<[Gate; IDT_ENTRIES]> = Once::new();
@@ -105,27 +120,45 @@ fn build_idt() -> [Gate; IDT_ENTRIES] {
         let handler = entry::vector_entry(vector as u8);
         // INT3, INTO and INT 0x80 reach their gates from ring 3; every other
         // `int n` of a guest faults and is looked at by its bytes.
-        let dpl: u64 = if matches!(vector, 3 | 4 | 0x80) { 3 } else { 0 };
-        gate.low = (handler & 0xffff)
-            | (u64::from(selector::HYPERVISOR_CS) << 16)
-            | (ist_of(vector as u8) << 32)
-            | ((0x8e | dpl << 5) << 40)
-            | ((handler >> 16 & 0xffff) << 48);
-        gate.high = handler >> 32;
+        let dpl = if matches!(vector, 3 | 4 | 0x80) { 3 } else { 0 };
+        *gate = Gate::new(handler, ist_of(vector as u8), dpl);
     }
     idt
+}
+
+fn load_idt_from(idt: &[Gate; IDT_ENTRIES]) {
+    let pointer = TablePointer {
+        limit: (size_of::<[Gate; IDT_ENTRIES]>() - 1) as u16,
+        base: idt.as_ptr() as u64,
+    };
+    // SAFETY: each gate leads to an entry of ours, and the table lives for as long as it is
+    // loaded: for ever, or until `with_gates` ends.
+    unsafe { core::arch::asm!("lidt [{}]", in(reg) &pointer, options(nostack, preserves_flags)) };
+}
+
+/// Does something with other entries for some vectors on this CPU, given as vector and handler.
+/// They have the stack of double faults, and interrupts are off.
+pub fn with_gates<T>(gates: &[(u8, u64)], action: impl FnOnce() -> T) -> T {
+    let mut idt = alloc::boxed::Box::new(build_idt());
+    for &(vector, handler) in gates {
+        idt[usize::from(vector)] = Gate::new(
+            handler,
+            ist_of(crate::arch::registers::vector::DOUBLE_FAULT),
+            0,
+        );
+    }
+    x86_64::instructions::interrupts::without_interrupts(|| {
+        load_idt_from(&idt);
+        let result = action();
+        load_idt();
+        result
+    })
 }
 
 /// Loads the IDT on this CPU; usable from the first moment on (before the
 /// per-CPU areas there are no separate stacks, so double faults are final).
 pub fn load_idt() {
-    let idt = IDT.call_once(build_idt);
-    let pointer = TablePointer {
-        limit: (size_of::<[Gate; IDT_ENTRIES]>() - 1) as u16,
-        base: idt.as_ptr() as u64,
-    };
-    // SAFETY: the table is static and each gate leads to an entry of ours.
-    unsafe { core::arch::asm!("lidt [{}]", in(reg) &pointer, options(nostack, preserves_flags)) };
+    load_idt_from(IDT.call_once(build_idt));
 }
 
 /// Fills the hypervisor's page of a CPU's GDT.

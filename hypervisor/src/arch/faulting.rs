@@ -4,14 +4,15 @@
 //! There are two ways to switch it on: MSR_PLATFORM_INFO bit 31 says that bit 0 of
 //! MSR_MISC_FEATURES_ENABLES does so (Intel SDM volume 4; KVM has both on any CPU), and leaf
 //! 0x80000021 EAX bit 17 says that bit 35 of HWCR does (AMD APM volume 2, 3.2.10). A first
-//! layer may tell of one and not have it, so the bit is set once and read back.
+//! layer may tell of one and not have it, so the bit is set once and read back, and a CPUID is
+//! tried in ring 3 with it and without, whatever the CPU's vendor.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use overcast_core::ids::MAX_CPUS;
 use spin::Once;
 
-use crate::arch::{entry, percpu};
+use crate::arch::{entry, percpu, ring3};
 
 const PLATFORM_INFO: u32 = 0xce;
 const PLATFORM_INFO_FAULTING: u64 = 1 << 31;
@@ -46,13 +47,22 @@ impl Switch {
         unsafe { entry::wrmsr_safe(self.msr, rest | if on { self.bit } else { 0 }) }
     }
 
-    /// Whether the bit can be set and cleared.
+    /// Whether the bit can be set and cleared, and does what it is for.
     fn works(self) -> bool {
-        let reads = |on: bool| {
+        let tried = |on: bool| {
             self.write(on).is_some()
                 && entry::rdmsr_safe(self.msr).is_some_and(|value| (value & self.bit != 0) == on)
+                && ring3::cpuid_faults() == Some(on)
         };
-        reads(true) && reads(false)
+        let works = tried(true) && tried(false);
+        if !works {
+            log::warn!(
+                "CPUID faulting by MSR {:#x}: told of, but it does not work",
+                self.msr
+            );
+            let _ = self.write(false);
+        }
+        works
     }
 }
 
@@ -78,7 +88,8 @@ fn find() -> Option<Switch> {
         .map(|(_, switch)| switch)
 }
 
-/// Whether the machine has it. The first call tries it on this CPU.
+/// Whether the machine has it. The first call tries it on this CPU, the boot CPU, before there
+/// is a guest.
 pub fn available() -> bool {
     SWITCH.call_once(find).is_some()
 }

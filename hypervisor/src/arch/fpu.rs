@@ -19,6 +19,8 @@ const HEADER: core::ops::Range<usize> = 512..576;
 const FCW_DEFAULT: u16 = 0x37f;
 /// Components that a guest can use whatever XCR0 says: x87 and SSE.
 const ALWAYS: u64 = 3;
+/// XCR0 after a reset: x87.
+const XCR0_RESET: u64 = 1;
 /// The initial MXCSR.
 const MXCSR_DEFAULT: u32 = 0x1f80;
 
@@ -58,8 +60,8 @@ impl FpuState {
         let state = Self {
             area,
             size,
-            xcr0: Cell::new(1),
-            xcr0_accumulated: Cell::new(1),
+            xcr0: Cell::new(XCR0_RESET),
+            xcr0_accumulated: Cell::new(XCR0_RESET),
         };
         state.reset();
         Some(state)
@@ -155,7 +157,7 @@ impl FpuState {
             }
         }
         if features.xsave {
-            self.load_xcr0(self.xcr0.get());
+            self.load_guest_xcr0();
         }
     }
 
@@ -164,7 +166,17 @@ impl FpuState {
         self.xcr0.set(value);
         self.xcr0_accumulated
             .set(self.xcr0_accumulated.get() | value);
-        self.load_xcr0(value);
+        self.load_guest_xcr0();
+    }
+
+    /// Loads XCR0 for the guest. A kernel without XSAVE leaves it as it is after a reset; its
+    /// programs may find by CPUID (where that does not fault) that XSAVE is on, and the C
+    /// library's loader then saves arguments in SSE registers by it: as on Xen, SSE is on.
+    fn load_guest_xcr0(&self) {
+        self.load_xcr0(match self.xcr0.get() {
+            XCR0_RESET => ALWAYS,
+            value => value,
+        });
     }
 
     fn load_xcr0(&self, value: u64) {

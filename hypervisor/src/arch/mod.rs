@@ -17,6 +17,7 @@ pub mod paging;
 pub mod panic;
 pub mod percpu;
 pub mod registers;
+pub mod ring3;
 pub mod serial;
 pub mod smp;
 pub mod symbols;

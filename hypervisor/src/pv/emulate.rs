@@ -80,6 +80,9 @@ pub fn allowed_cr4(vcpu: &Vcpu, value: u64) -> u64 {
 pub fn machine_cr4(vcpu: &Vcpu) -> u64 {
     let mut value = cpu::cr4_base() & !(CR4_TSD | CR4_FSGSBASE);
     value |= vcpu.cr4.get() & (CR4_TSD | CR4_FSGSBASE) & (cpu::cr4_base() | CR4_TSD);
+    if vcpu.domain().emulated_tsc().is_some() {
+        value |= CR4_TSD;
+    }
     value
 }
 
@@ -462,11 +465,11 @@ fn perform(
             }
         }
         Privileged::Rdtsc | Privileged::Rdtscp => {
-            // Only there because the guest's kernel set CR4.TSD.
+            // The guest's kernel set CR4.TSD, or the domain has another TSC than the CPU's.
             if !kernel && vcpu.cr4.get() & CR4_TSD != 0 {
                 return Outcome::Unhandled;
             }
-            let tsc = cpu::rdtsc();
+            let tsc = crate::time::read_tsc(vcpu.domain());
             state.set(rax, Width::Dword, tsc & 0xffff_ffff);
             state.set(rdx, Width::Dword, tsc >> 32);
             if what == Privileged::Rdtscp {
@@ -599,7 +602,7 @@ fn read_msr(vcpu: &Vcpu, index: u32) -> Option<u64> {
         MsrRead::FsBase => Some(descriptors::read_base(Segment::Fs)),
         MsrRead::GsBase => Some(descriptors::read_base(Segment::Gs)),
         MsrRead::UserGsBase => Some(descriptors::read_shadow_gs_base()),
-        MsrRead::Tsc => Some(cpu::rdtsc()),
+        MsrRead::Tsc => Some(crate::time::read_tsc(vcpu.domain())),
         MsrRead::Fault if vcpu.domain().relaxed_msrs && index >> 16 != 0x4000 => {
             entry::rdmsr_safe(index).map(|_| 0)
         }

@@ -440,7 +440,8 @@ fn reboot(options: &mut Options, argument: Argument<'_>) -> Result<(), Expected>
 }
 
 fn features(list: &mut Vec<FeatureChoice>, argument: Argument<'_>) -> Result<(), Expected> {
-    const EXPECTED: &str = "a list of feature names, each with no- before it or =<boolean> after";
+    const EXPECTED: &str = "a list of feature names (those of Xen's cpufeatureset.h, with - for _), each with no- before it or =<boolean> after";
+    let mut known = true;
     for item in value_of(argument, EXPECTED)?.split(',') {
         let (name, value) = match item.split_once('=') {
             Some((name, value)) => (name, parse_bool(value).ok_or(Expected(EXPECTED))?),
@@ -450,15 +451,16 @@ fn features(list: &mut Vec<FeatureChoice>, argument: Argument<'_>) -> Result<(),
             Some(name) => (name, !value),
             None => (name, value),
         };
-        if name.is_empty() {
-            return Err(Expected(EXPECTED));
+        // As in Xen, a name that is not known does not keep the others from counting.
+        match crate::cpuid::by_name(name) {
+            None => known = false,
+            Some(_) => list.push(FeatureChoice {
+                name: name.to_ascii_lowercase(),
+                enable,
+            }),
         }
-        list.push(FeatureChoice {
-            name: name.to_ascii_lowercase(),
-            enable,
-        });
     }
-    Ok(())
+    known.then_some(()).ok_or(Expected(EXPECTED))
 }
 
 fn dom0(options: &mut Options, argument: Argument<'_>) -> Result<(), Expected> {

@@ -30,6 +30,9 @@ fn a_usual_line() {
         .map(|f| (f.name.as_str(), f.enable))
         .collect();
     assert_eq!(names, [("avx", false), ("xsave", false)]);
+    // One that there is not is complained of; the others count.
+    let (options, said) = parse(b"cpuid=no-avx,no-axv,sse4.1=no");
+    assert_eq!((options.cpuid.len(), said.len()), (2, 1), "{said:?}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use alloc::vec::Vec;
 use xen_abi::cpufeatureset as f;
 use xen_abi::cpufeatureset::{FEATURES, Feature};
 
-use super::{CACHE, CpuidPolicy, EXTENDED_AMD, FEATURE, FeatureSet, Leaf, NOTHING, Vendor};
+use super::{CACHE, CpuidPolicy, EXTENDED_AMD, FEATURE, FeatureSet, Leaf, NOTHING, Vendor, bases};
 
 /// A level of the psABI.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -376,38 +376,13 @@ impl Register {
     }
 }
 
-/// Features whose state is a component of XCR0 above SSE.
-const BY_XCR0: &[Feature] = &[
-    f::AVX,
-    f::FMA,
-    f::F16C,
-    f::AVX2,
-    f::FMA4,
-    f::XOP,
-    f::VAES,
-    f::VPCLMULQDQ,
-    f::AVX_VNNI,
-    f::MPX,
-    f::LWP,
-    f::AVX512F,
-    f::AVX512DQ,
-    f::AVX512_IFMA,
-    f::AVX512PF,
-    f::AVX512ER,
-    f::AVX512CD,
-    f::AVX512BW,
-    f::AVX512VL,
-    f::AVX512_VBMI,
-    f::AVX512_VBMI2,
-    f::AVX512_VNNI,
-    f::AVX512_BITALG,
-    f::AVX512_VPOPCNTDQ,
-    f::AVX512_4VNNIW,
-    f::AVX512_4FMAPS,
-    f::AVX512_VP2INTERSECT,
-    f::AVX512_BF16,
-    f::AVX512_FP16,
-];
+/// Features whose state is a component of XCR0 above SSE; so is that of what is built on them.
+const BY_XCR0: &[Feature] = &[f::AVX, f::MPX, f::LWP];
+
+/// Whether a feature's state is a component of XCR0 above SSE.
+fn is_by_xcr0(feature: Feature) -> bool {
+    BY_XCR0.contains(&feature) || bases(feature).any(is_by_xcr0)
+}
 
 /// Features that a bit of CR4 switches on.
 const BY_CR4: &[Feature] = &[
@@ -522,7 +497,7 @@ const OF_RING_0: &[Feature] = &[
 /// CPUID faulting.
 pub fn hiding(feature: Feature, faulting: bool) -> Hiding {
     let of = |list: &[Feature]| list.contains(&feature);
-    if of(BY_XCR0) {
+    if is_by_xcr0(feature) {
         Hiding::Enforced(Register::Xcr0)
     } else if BY_CR4.contains(&feature) {
         Hiding::Enforced(Register::Cr4)

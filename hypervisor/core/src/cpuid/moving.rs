@@ -207,22 +207,30 @@ impl SystemPolicies {
         self.pv_max.cpuid_faulting
     }
 
-    /// Features that user space sees here beside those of its guest's policy.
+    /// What the CPU has beside the features of a guest's policy, and what keeps each of them
+    /// from the guest's user space.
+    pub fn beside(&self, guest: &CpuidPolicy) -> impl Iterator<Item = (Feature, Hiding)> {
+        // These say what the operating system set up, here the hypervisor; and AMD's CPUs
+        // tell of SYSENTER, which they do not have in long mode.
+        let amd = self.raw.vendor.is_amd();
+        let no_matter =
+            move |feature| [f::OSXSAVE, f::OSPKE].contains(&feature) || (amd && feature == f::SEP);
+        FEATURES
+            .iter()
+            .copied()
+            .filter(move |&feature| {
+                let has = self.raw.has(feature) || self.host.has(feature);
+                has && !guest.has(feature) && !no_matter(feature)
+            })
+            .map(|feature| (feature, hiding(feature, self.faulting())))
+    }
+
+    /// Features that user space sees here, and can use, beside those of its guest's policy.
     pub fn visible_beside(&self, guest: &CpuidPolicy) -> FeatureSet {
         let mut visible = FeatureSet::default();
-        for &feature in FEATURES {
-            let seen = self.raw.has(feature) || self.host.has(feature);
-            if seen && !guest.has(feature) && hiding(feature, self.faulting()) == Hiding::Visible {
-                visible.set(feature, true);
-            }
-        }
-        // These say what the operating system set up, here the hypervisor.
-        visible.set(f::OSXSAVE, false);
-        visible.set(f::OSPKE, false);
-        if self.raw.vendor.is_amd() {
-            // CPUID says so, but not of long mode.
-            visible.set(f::SEP, false);
-        }
+        self.beside(guest)
+            .filter(|&(_, hiding)| hiding == Hiding::Visible)
+            .for_each(|(feature, _)| visible.set(feature, true));
         visible
     }
 }
@@ -360,6 +368,39 @@ impl fmt::Display for Obstacle {
                 write!(out, "XSAVE component {index} lies elsewhere on the machine")
             }
         }
+    }
+}
+
+impl CpuidPolicy {
+    /// This policy with other features: those of `choices` on or off, as far as `most` has them,
+    /// and without what is built on one that is off.
+    ///
+    /// # Errors
+    /// The features that are to be on, and `most` cannot give (or not without others that are off).
+    pub fn with(&self, most: &Self, choices: &[(Feature, bool)]) -> Result<Self, Vec<Feature>> {
+        let mut policy = self.clone();
+        for &(feature, on) in choices {
+            policy.features.set(feature, on);
+        }
+        policy.features = policy.features.intersection(&most.features).sanitised();
+        let wanted = choices.iter().filter(|&&(feature, on)| {
+            // The last word on a feature counts.
+            let last = choices.iter().rev().find(|(other, _)| *other == feature);
+            on && last.is_some_and(|(_, on)| *on) && !policy.has(feature)
+        });
+        let missing: Vec<Feature> = wanted.map(|&(feature, _)| feature).collect();
+        if !missing.is_empty() {
+            return Err(missing);
+        }
+        if policy.has(f::XSAVE) {
+            let limit = &mut policy.basic[0][0];
+            *limit = (*limit).max(most.basic[0][0].min(0xd));
+        }
+        policy.write_features();
+        let states = most.xstate;
+        policy.write_xstate(&|_, subleaf| states.get(subleaf as usize).copied().unwrap_or(NOTHING));
+        policy.hide();
+        Ok(policy)
     }
 }
 

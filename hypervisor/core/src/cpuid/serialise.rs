@@ -1,6 +1,7 @@
 //! Policies as the control interface shows them (`xen_cpuid_leaf_t`,
 //! `xen_msr_entry_t`, arch-x86/xen.h), and those of the machine.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::{CpuidPolicy, EXTENDED_AMD, FeatureSet, Hardware, Leaf, NOTHING, XSTATE};
@@ -28,6 +29,39 @@ pub struct SystemPolicies {
     pub pv_max: CpuidPolicy,
     /// What a PV guest has unless its configuration says otherwise.
     pub pv_default: CpuidPolicy,
+}
+
+/// A leaf in text, `LEAF:SUBLEAF -> EAX:EBX:ECX:EDX`, hexadecimal, as `xen-cpuid -p` prints it.
+pub fn parse_leaf(line: &str) -> Option<CpuidLeaf> {
+    let (key, value) = line.split_once(" -> ")?;
+    let mut words = key
+        .split(':')
+        .chain(value.split(':'))
+        .map(|word| u32::from_str_radix(word.trim(), 16).ok());
+    let mut word = || words.next().flatten();
+    let leaf = CpuidLeaf {
+        leaf: word()?,
+        subleaf: word()?,
+        a: word()?,
+        b: word()?,
+        c: word()?,
+        d: word()?,
+    };
+    words.next().is_none().then_some(leaf)
+}
+
+/// Leaves in text, each on a line of its own, by leaf and subleaf; other lines are passed over.
+pub fn parse_leaves(text: &str) -> BTreeMap<(u32, u32), Leaf> {
+    let leaves = text.lines().filter_map(parse_leaf);
+    leaves
+        .map(|leaf| {
+            let subleaf = match leaf.subleaf {
+                XEN_CPUID_NO_SUBLEAF => 0,
+                subleaf => subleaf,
+            };
+            ((leaf.leaf, subleaf), [leaf.a, leaf.b, leaf.c, leaf.d])
+        })
+        .collect()
 }
 
 impl SystemPolicies {

@@ -9,5 +9,5 @@ mod xstate;
 
 pub use create::{CreateLimits, NewDomain};
 pub use ids::DomainIds;
-pub use tsc::{Tsc, TscInfo};
+pub use tsc::{Clocks, Emulated, Tsc, TscInfo};
 pub use xstate::{HEADER_SIZE, SavedState};

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use overcast_core::cpuid::{MAX_LEAVES, MAX_MSRS, PolicyError};
+use overcast_core::domctl::TscInfo;
 use overcast_core::error::{Error, Result};
 use xen_abi::domctl::*;
 use xen_abi::xen::GuestHandle;
@@ -82,7 +83,7 @@ fn read_list<T: FromBytes + FromZeros + IntoBytes + Immutable + Clone>(
 /// `XEN_DOMCTL_gettscinfo`.
 pub fn get_tsc(target: &mut Target<'_, '_>, u: &mut ctl::Arguments) -> Result<()> {
     target.not_caller()?;
-    let info = target.domain.tsc.lock().info(time::now(), time::tsc_khz());
+    let info = target.domain.tsc().info(&time::clocks());
     ctl::put(
         u,
         &DomctlTscInfo {
@@ -97,13 +98,20 @@ pub fn get_tsc(target: &mut Target<'_, '_>, u: &mut ctl::Arguments) -> Result<()
     Ok(())
 }
 
-/// `XEN_DOMCTL_settscinfo`: EOPNOTSUPP for an emulated TSC.
+/// `XEN_DOMCTL_settscinfo`. Nothing changes for Dom0, which does not move.
 pub fn set_tsc(target: &Target<'_, '_>, u: &ctl::Arguments) -> Result<()> {
     let args: DomctlTscInfo = ctl::get(u)?;
     target.not_caller()?;
-    target
-        .domain
-        .tsc
-        .lock()
-        .set(args.tsc_mode, args.incarnation)
+    let domain = target.domain;
+    if domain.privileged {
+        return Ok(());
+    }
+    let info = TscInfo {
+        mode: args.tsc_mode,
+        khz: args.gtsc_khz,
+        incarnation: args.incarnation,
+        elapsed: args.elapsed_nsec,
+    };
+    let _paused = Paused::new(domain);
+    domain.set_tsc(&info, &time::clocks())
 }

@@ -213,18 +213,8 @@ fn pools_of_real_cpus() {
 
 /// A machine as CPUID was recorded on it.
 pub(in super::super) fn recorded(text: &str) -> BTreeMap<(u32, u32), Leaf> {
-    let mut leaves = BTreeMap::new();
-    for line in text.lines().take_while(|line| *line != "dom0") {
-        let words: Vec<u32> = line
-            .split([':', ' '])
-            .filter(|word| word.len() == 8)
-            .filter_map(|word| u32::from_str_radix(word, 16).ok())
-            .collect();
-        if let [leaf, subleaf, a, b, c, d] = words[..] {
-            let subleaf = if subleaf == u32::MAX { 0 } else { subleaf };
-            leaves.insert((leaf, subleaf), [a, b, c, d]);
-        }
-    }
+    let end = text.find("\ndom0").unwrap_or(text.len());
+    let leaves = super::super::parse_leaves(&text[..end]);
     assert!(leaves.len() > 20);
     leaves
 }
@@ -317,7 +307,22 @@ fn a_toolstack_may_set_a_levelled_policy() {
 
 #[test]
 fn what_hides_what() {
-    assert_eq!(hiding(f::AVX2, false), Hiding::Enforced(Register::Xcr0));
+    // What is built on AVX, at whatever distance, and what has components of its own.
+    for feature in [
+        f::AVX2,
+        f::VAES,
+        f::AVX_VNNI,
+        f::AVX512_BF16,
+        f::AVX512_VNNI,
+        f::XOP,
+        f::MPX,
+        f::LWP,
+    ] {
+        assert_eq!(hiding(feature, false), Hiding::Enforced(Register::Xcr0));
+    }
+    for feature in [f::XSAVE, f::XGETBV1, f::GFNI, f::SHA, f::PCLMULQDQ] {
+        assert_eq!(hiding(feature, false), Hiding::Visible);
+    }
     assert_eq!(hiding(f::FSGSBASE, true), Hiding::Enforced(Register::Cr4));
     assert_eq!(
         hiding(f::SMAP, false),

@@ -52,6 +52,32 @@ fn told(obstacles: &[Obstacle]) -> Vec<String> {
 }
 
 #[test]
+fn features_are_chosen_one_by_one() {
+    let machine = machine(EPYC, false, &[]);
+    let (most, v3) = (&machine.pv_max, &machine.pv_default);
+    let v2 = most.levelled(Level::V2, Identity::Level).unwrap();
+    // Off goes what is built on it; the last word counts.
+    let choices = [(f::AVX, true), (f::AVX, false), (f::ADX, true)];
+    let less = v3.with(most, &choices).unwrap();
+    assert!(!less.has(f::AVX2) && !less.has(f::FMA) && less.has(f::XSAVE) && less.has(f::ADX));
+    assert_eq!(less.xcr0_max(), 3);
+    // On it works only with what it is built on.
+    let choices = [(f::XSAVE, true), (f::AVX, true)];
+    let more = v2.with(most, &choices).unwrap();
+    assert_eq!((more.xcr0_max(), more.basic[0][0]), (7, 0xd));
+    assert_eq!(more.component(2), v3.component(2));
+    assert_eq!(v2.with(most, &choices[1..]).err(), Some(vec![f::AVX]));
+    assert_eq!(
+        v2.with(most, &[(f::AVX512F, true)]).err(),
+        Some(vec![f::AVX512F])
+    );
+    // Nothing chosen, nothing changed.
+    assert_eq!(v3.with(most, &[]).unwrap().leaves(), v3.leaves());
+    let guest = Seen::on(&machine, more);
+    assert_eq!(guest.obstacles_on(&machine), []);
+}
+
+#[test]
 fn leaves_make_the_policy_again() {
     for text in [MAX, EPYC, SKYLAKE, QEMU64] {
         let machine = machine(text, true, &[]);
