@@ -5,8 +5,6 @@
 //!
 //! - A vCPU's registers are either on one CPU (`running_on` says which), or
 //!   whole in memory; `Scheduler::context_saved` is called only in the second case.
-//! - A CPU flushes its TLB before it runs a vCPU that it did not run just before; an idle one may
-//!   still know pages of the vCPU that it left, which nobody uses there.
 //! - A waker first makes visible what it wakes for (a pending event), then looks
 //!   at `blocked`; a vCPU that blocks first sets `blocked`, then looks for events.
 
@@ -263,9 +261,14 @@ pub fn home(vcpu: &Vcpu) -> CpuId {
 /// Keeps a domain, which is not that of the running vCPU, from running, and
 /// waits until none of its vCPUs is on a CPU.
 pub fn pause_domain(domain: &Domain) {
+    begin_pause(domain);
+    domain.vcpus().for_each(wait_until_off);
+}
+
+/// As [`pause_domain`], of any domain, and does not wait.
+pub fn begin_pause(domain: &Domain) {
     domain.pauses.fetch_add(1, Ordering::SeqCst);
     domain.vcpus().for_each(sleep);
-    domain.vcpus().for_each(wait_until_off);
 }
 
 /// Waits until a vCPU, which is kept from running, is on no CPU.
@@ -381,10 +384,8 @@ fn switch(this: &PerCpu, previous: Option<&Vcpu>, next: Option<&Vcpu>, regs: &mu
     this.current
         .set(next.map_or(core::ptr::null(), core::ptr::from_ref));
     if next.is_none() {
-        // What the TLB knows of the guest is flushed before a vCPU runs here again; who is
-        // idle uses none of it.
         // SAFETY: the idle tables show all of the hypervisor.
-        unsafe { tlb::write_cr3(paging::idle_l4()) };
+        unsafe { tlb::write_cr3_and_flush(paging::idle_l4()) };
     }
     // The tables of `previous` are still loaded if `next` is a vCPU, so they must
     // not go away before `load` has switched; nobody destroys them until the
@@ -430,11 +431,8 @@ const SEGMENTS: [Segment; 4] = [Segment::Ds, Segment::Es, Segment::Fs, Segment::
 fn load(vcpu: &Vcpu, regs: &mut Registers) {
     // SAFETY: the scheduler gave the vCPU to this CPU alone.
     *regs = unsafe { *vcpu.saved_registers() };
-    let cr4 = emulate::machine_cr4(vcpu);
-    if cpu::control_registers().2 != cr4 {
-        // SAFETY: only bits that guests may choose differ from the CPU's own setting.
-        unsafe { cpu::write_cr4(cr4) };
-    }
+    // SAFETY: only bits that guests may choose differ from the CPU's own setting.
+    unsafe { cpu::write_cr4(emulate::machine_cr4(vcpu)) };
     let root = overcast_core::addr::Mfn(vcpu.cr3() >> 12);
     // SAFETY: the vCPU holds references to its tables, which were validated.
     unsafe { tlb::write_cr3_and_flush(root) };
@@ -473,8 +471,7 @@ fn load_msrs(vcpu: &Vcpu) {
     const TSC_AUX: u32 = 0xc000_0103;
     let msrs = vcpu.msrs.get();
     let features = cpu::features();
-    let aux = Some(msrs.tsc_aux);
-    if features.rdtscp && percpu::this().tsc_aux.replace(aux) != aux {
+    if features.rdtscp {
         // SAFETY: the register is the guest's.
         unsafe { msr::write(TSC_AUX, msrs.tsc_aux.into()) };
     }

@@ -95,7 +95,6 @@ pub fn run(regs: &mut Registers) {
 
 /// Fires the timers of this CPU that are due.
 fn expire(cpu: CpuId) {
-    percpu::this().timer_at.set(u64::MAX);
     let now = time::now();
     loop {
         let expired = QUEUES[cpu.0 as usize].lock().pop_expired(now);
@@ -149,20 +148,14 @@ fn fire(token: Token, deadline: u64, now: u64) {
     }
 }
 
-/// Programs this CPU's hardware timer for whatever comes first. A timer that is set for an
-/// earlier time stays: guests put their ticks off and on again whenever they sleep, and each
-/// write to the timer is an exit to the first layer, which costs more than to let it fire in vain.
+/// Programs this CPU's hardware timer for whatever comes first.
 pub fn program(cpu: CpuId) {
     let next = QUEUES[cpu.0 as usize]
         .lock()
         .next_deadline()
         .unwrap_or(u64::MAX);
-    let this = percpu::this();
-    let deadline = next.min(this.run_until.get());
-    if deadline < this.timer_at.get() {
-        this.timer_at.set(deadline);
-        apic::set_timer(deadline);
-    }
+    let deadline = next.min(percpu::this().run_until.get());
+    apic::set_timer((deadline != u64::MAX).then_some(deadline));
 }
 
 /// Puts a timer into this CPU's queue, taking it out of another's.

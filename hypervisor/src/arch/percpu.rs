@@ -110,10 +110,6 @@ pub struct PerCpu {
     pub current: Cell<*const Vcpu>,
     /// System time at which the current vCPU's slice ends, ns; `u64::MAX` if never.
     pub run_until: Cell<u64>,
-    /// System time for which the timer is set, ns; `u64::MAX` if it is not.
-    pub timer_at: Cell<u64>,
-    /// What TSC_AUX holds, once it was written.
-    pub tsc_aux: Cell<Option<u32>>,
     /// For how long it was idle, up to the last time that it became busy, ns.
     pub idle_time: AtomicU64,
     /// System time at which it became idle, ns; [`NOT_IDLE`] while it is not.
@@ -140,8 +136,6 @@ impl PerCpu {
             softirqs: AtomicU32::new(0),
             current: Cell::new(ptr::null()),
             run_until: Cell::new(u64::MAX),
-            timer_at: Cell::new(u64::MAX),
-            tsc_aux: Cell::new(None),
             idle_time: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             gdt_mfn: Cell::new(0),
