@@ -359,6 +359,12 @@ pub struct MigrateArgs {
     /// Programs that use them end there by an illegal instruction.
     #[arg(long)]
     pub force_cpu: bool,
+    /// Its disks come along, for hosts that do not see the same ones
+    ///
+    /// They are copied while it writes them, onto disks that the other host calls the same and that are as
+    /// large; what they held is lost. Read-only disks are not copied, and have to be there.
+    #[arg(long)]
+    pub with_disks: bool,
     /// Suspend it first, then send it
     #[arg(long)]
     pub offline: bool,

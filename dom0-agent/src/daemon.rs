@@ -20,7 +20,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::build;
+use crate::build::{self, nodes};
 use crate::commands::create;
 use crate::config::DomainConfig;
 use crate::config::domain::Event;
@@ -29,6 +29,7 @@ use crate::control::{Control, DomainInfo, Shutdown};
 use crate::cpu::{self, file::PolicyFile};
 use crate::error::{Error, Result};
 use crate::migrate::config::Saved;
+use crate::migrate::disks;
 use crate::store::Store;
 use crate::terminal::ignore_broken_pipes;
 use crate::xen::evtchn::{EventChannels, wait_readable};
@@ -234,6 +235,9 @@ pub fn run() -> Result<()> {
         clients: Vec::new(),
         dealt_with: Vec::new(),
     };
+    if let Err(error) = daemon.sweep() {
+        eprintln!("overcast: what others left: {error}");
+    }
     println!("overcast: the daemon runs");
     loop {
         daemon.turn()?;
@@ -241,6 +245,12 @@ pub fn run() -> Result<()> {
 }
 
 impl Daemon {
+    /// Takes away what others left: another Dom0 that died at its work, moves that were killed.
+    fn sweep(&mut self) -> Result<()> {
+        nodes::sweep(&self.control, &mut self.store)?;
+        disks::sweep(&self.control, &mut self.store)
+    }
+
     fn turn(&mut self) -> Result<()> {
         let waits = self.clients.iter().any(|client| !client.pending.is_empty())
             || self

@@ -50,7 +50,8 @@ pub fn end(domain: &Domain) {
     schedule::unpause_domain(domain);
 }
 
-fn stop(domain: &Domain) {
+/// As [`end`], of a domain that the caller keeps from running.
+pub fn stop(domain: &Domain) {
     // Nothing else than the guest's own roots can be wanted: it cannot fail.
     let _ = set_roots(domain, |tables| {
         Ok(HardwareRoots {

@@ -9,6 +9,7 @@
 //! | its own devices are taken away, and its connection to the store | no backend serves it |
 //! | it is killed as other domains are ([`lifecycle::kill`]) | it is dead |
 //! | its last pages come back from devices | the reaper has forgotten it |
+//! | what it had begun with others is ended: destroying, logging what is written | none is left |
 //! | it is made again, gets its devices, and runs | |
 //!
 //! # Invariants
@@ -19,11 +20,12 @@
 //! - What guests had granted or connected to the old Dom0 ends with it: its number means
 //!   nobody, and is refused, until the next is there, which inherits nothing.
 //! - What the tools keep in the store stays; so the next Dom0's find their domains. Domains
-//!   stay as they are: who was paused stays paused, and whose writes were logged for a move
-//!   goes on being logged until a tool of the next Dom0's switches it off (that takes the
-//!   domain paused, which a task that may not wait cannot do).
+//!   stay as they are: who was paused stays paused. But nobody moves them any more: whose
+//!   writes to memory were logged is kept from running until it is off the CPUs, and the log
+//!   is ended then. The task looks again for that; it does not wait.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use overcast_core::error::Error;
 use overcast_core::ids::{DomainId, VcpuId};
@@ -34,7 +36,7 @@ use xen_abi::sched::*;
 use crate::domain::{self, Domain, Life};
 use crate::host::mm;
 use crate::io::{self, Progress, Task};
-use crate::{backend, dom0, lifecycle, printk, schedule, time, vcpu, xenbus, xenstore};
+use crate::{backend, dom0, lifecycle, log_dirty, printk, schedule, time, vcpu, xenbus, xenstore};
 
 /// What one run of the task takes at most, ns.
 const SLICE: u64 = 2_000_000;
@@ -48,6 +50,8 @@ const FIRST_WAIT: u64 = 1_000_000_000;
 const MOST_FAILURES: u32 = 6;
 
 static TASK: Once<Task> = Once::new();
+/// Domains that are kept from running until what they write is not logged.
+static HELD: Mutex<Vec<Arc<Domain>>> = Mutex::new(Vec::new());
 /// When Dom0s began, and are to begin.
 struct Starts {
     /// When the last was let run, ns.
@@ -126,6 +130,35 @@ pub fn begin(reason: u32) -> bool {
     true
 }
 
+/// Ends what the dead Dom0 had begun with other domains, which nobody else would: who was being
+/// destroyed is, and what they write to memory and disks is not logged any more. `Busy` and
+/// `Restart` as [`step`].
+fn finish_for_dom0() -> Result<(), Error> {
+    backend::block::end_logs();
+    let mut held = HELD.lock();
+    for domain in domain::all() {
+        match domain.life_stage() {
+            Life::Dying => lifecycle::kill(&domain, &Deadline(time::now().saturating_add(SLICE)))?,
+            // This CPU may be its own: it is off it when this task has ended.
+            Life::Alive if domain.mm.is_logging() && !held.iter().any(|it| it.id == domain.id) => {
+                schedule::begin_pause(&domain);
+                held.push(domain);
+            }
+            _ => {}
+        }
+    }
+    while let Some(domain) = held.pop() {
+        if domain.vcpus().any(schedule::is_running) {
+            held.push(domain);
+            return Err(Error::Busy);
+        }
+        log_dirty::stop(&domain);
+        schedule::unpause_domain(&domain);
+        log::info!("{}: what it writes is not logged any more", domain.id);
+    }
+    Ok(())
+}
+
 /// The task: goes as far as it can.
 fn run() -> Progress {
     match step() {
@@ -167,7 +200,14 @@ fn step() -> Result<(), Error> {
     if mm().domain(DomainId::DOM0).is_some() || time::now() < STARTS.lock().next {
         return Err(Error::Busy);
     }
+    for domain in domain::all() {
+        if domain.life_stage() == Life::Dying {
+            // Backends hold what it granted.
+            xenbus::remove_devices(domain.id);
+        }
+    }
     let _control = lifecycle::control().map_err(|_| Error::Busy)?;
+    finish_for_dom0()?;
     let dom0 = dom0::make();
     run_dom0(&dom0);
     printk!("Dom0 is restarted");

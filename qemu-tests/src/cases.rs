@@ -13,6 +13,7 @@ use crate::network::{self, Amount};
 use crate::oracle;
 use crate::session::Session;
 use crate::soak;
+use crate::survivors;
 use crate::trips;
 
 /// What a test does: it gets its own name, and fails with a reason.
@@ -97,6 +98,7 @@ pub fn all() -> Vec<Case> {
         case("domains-1000", oracle::thousand_domains),
         case("log-dirty", oracle::log_dirty),
         case("dom0-restart", oracle::dom0_restart),
+        long("dom0-dies", survivors::dom0_dies),
         case("fuzz", |n| fuzz(n, 1..=2, 40, false)),
         long("fuzz-long", |n| fuzz(n, 100..=115, 120, true)),
         case("reference-shell", |n| shell_answers(n, System::Xen)),

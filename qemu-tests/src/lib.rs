@@ -41,5 +41,6 @@ pub mod oracle;
 pub mod runner;
 pub mod session;
 pub mod soak;
+pub mod survivors;
 pub mod trips;
 pub mod xl;

@@ -6,11 +6,13 @@
 //! the test itself, on a TCP connection into the guest that has to last. It hears a
 //! counter, and each number has to come once and in order, wherever the guest is.
 
+use crate::disks;
 use crate::guest_log;
 use crate::machine::{Machine, System};
 use crate::session::{Session, says};
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,8 @@ pub struct Plan {
     pub load: u32,
     /// How the stream is packed: none, lz4 or zstd.
     pub compress: String,
+    /// Each machine has a disk of its own, and the guest's contents go along.
+    pub disks: bool,
 }
 
 /// What tests do.
@@ -35,6 +39,7 @@ impl Default for Plan {
             memory: 96,
             load: 4,
             compress: "lz4".to_owned(),
+            disks: true,
         }
     }
 }
@@ -205,11 +210,13 @@ fn trip(hosts: &mut [Session; 2], from: usize, plan: &Plan, client: &Client) -> 
     let before = client.ten_more(patience)?;
     client.heard().silence = Duration::ZERO;
     let to = 1 - from;
+    hosts[to].shell("mkdir -p /var/log/overcast; true >/var/log/overcast/g.log")?;
     let command = format!(
-        "overcast migrate --json g 10.9.0.{} --compress {} >/tmp/move 2>/tmp/error || cat /tmp/error; \
+        "overcast migrate --json g 10.9.0.{} --compress {}{} >/tmp/move 2>/tmp/error || cat /tmp/error; \
          grep '^  \"' /tmp/move; sed -n '/\"pause\"/,/}}/p' /tmp/move; grep -c '\"dirty\"' /tmp/move | sed 's/.*/\"count\": &/'",
         to + 1,
-        plan.compress
+        plan.compress,
+        if plan.disks { " --with-disks" } else { "" },
     );
     let answer = hosts[from].shell(&command)?;
     if !answer.contains("\"downtime_ms\"") {
@@ -228,10 +235,14 @@ fn trip(hosts: &mut [Session; 2], from: usize, plan: &Plan, client: &Client) -> 
     let silence = client.heard().silence;
     guests(&mut hosts[from], 0)?;
     guests(&mut hosts[to], 1)?;
+    if plan.disks {
+        disk_is_right(&mut hosts[to])?;
+        hosts.iter_mut().try_for_each(free_of_disks)?;
+    }
     let bytes = number(&answer, "bytes");
     println!(
         "{} -> {}: {:.1} s, down for {} ms (silence at the client {} ms), {} rounds, {:.1} MiB sent of {:.1}, \
-         {} pages/s written, CPU left {} %, numbers {before} to {after} in order",
+         {} pages/s written, {:.1} MiB of disks, CPU left {} %, numbers {before} to {after} in order",
         from + 1,
         to + 1,
         number(&answer, "total_ms") as f64 / 1e3,
@@ -241,6 +252,7 @@ fn trip(hosts: &mut [Session; 2], from: usize, plan: &Plan, client: &Client) -> 
         bytes as f64 / f64::from(1 << 20),
         number(&answer, "stream_bytes") as f64 / f64::from(1 << 20),
         number(&answer, "dirty_rate"),
+        number(&answer, "disk_bytes") as f64 / f64::from(1 << 20),
         match number(&answer, "throttled_to") {
             0 => 100,
             cap => cap,
@@ -261,6 +273,62 @@ fn trip(hosts: &mut [Session; 2], from: usize, plan: &Plan, client: &Client) -> 
     let parts = parts.map(|(what, key)| format!("{what} {}", number(&answer, key)));
     println!("    ms: {}", parts.join(", "));
     Ok(())
+}
+
+/// The guest goes once through all that it wrote, and through what it only found.
+fn disk_is_right(host: &mut Session) -> Result<(), String> {
+    // The first turn that is told of may have begun elsewhere.
+    let log = "/var/log/overcast/g.log";
+    host.shell(&format!(
+        "n=0; until [ $(grep -c 'all as written' {log}) -ge 2 ]; do sleep 1; n=$((n + 1)); [ $n -lt 280 ] || break; done"
+    ))?;
+    says(
+        host,
+        &format!("grep wrong {log} || grep -c 'all as written' {log} | sed 's/[1-9].*/right/'"),
+        "right",
+    )
+}
+
+/// Dom0 lets the guest's disks go.
+fn free_of_disks(host: &mut Session) -> Result<(), String> {
+    says(
+        host,
+        "n=0; while ls /sys/bus/xen/devices | grep -q vbd && [ $n -lt 60 ]; do sleep 1; n=$((n + 1)); done; \
+         ls /sys/bus/xen/devices | grep vbd || echo none",
+        "none",
+    )
+}
+
+/// A move that is given up while disks are copied leaves nothing, and the guest where it is.
+fn given_up(hosts: &mut [Session; 2]) -> Result<(), String> {
+    let command = "overcast migrate g 10.9.0.2 --with-disks";
+    says(
+        &mut hosts[0],
+        &format!("{command} --dry-run"),
+        "could be moved",
+    )?;
+    says(
+        &mut hosts[0],
+        &format!(
+            "{command} --bandwidth 1M >/tmp/move 2>/tmp/error & \
+             until overcast migrate-status | grep -q 'copying its disks'; do sleep 0.2; done; \
+             overcast migrate-cancel g; wait; cat /tmp/error"
+        ),
+        "given up on request",
+    )?;
+    // The target's end may take a moment longer.
+    hosts[1].shell(
+        "n=0; while [ $(overcast list --json | grep -c '\"id\"') -gt 1 ] && [ $n -lt 60 ]; do sleep 1; n=$((n + 1)); done",
+    )?;
+    hosts.iter_mut().try_for_each(free_of_disks)
+}
+
+/// An image for a machine's disk: `pattern` gives its bytes.
+fn disk(name: &str, pattern: impl Fn(u32) -> u8) -> Result<PathBuf, String> {
+    let path = disks::empty(name, 12)?;
+    let bytes: Vec<u8> = (0..12u32 << 20).map(pattern).collect();
+    std::fs::write(&path, bytes).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(path)
 }
 
 /// A guest with a stock kernel goes from one machine to the other and back while it writes
@@ -285,10 +353,34 @@ pub fn run(name: &str, plan: &Plan) -> Result<(), String> {
         "-netdev".to_owned(),
         format!("socket,id=n1,connect=127.0.0.1:{wire}"),
     ];
-    let first = Session::start(&machine(1, [one, two], &hub)?, name)?;
+    let (mut first, mut second) = (
+        machine(1, [one, two], &hub)?,
+        machine(2, [two, one], &other)?,
+    );
+    if plan.disks {
+        // Zeros in the third quarter; elsewhere nothing is the same on both.
+        let old = |n: u32| {
+            if n >> 21 == 3 {
+                0
+            } else {
+                (n / 3) as u8 ^ (n >> 13) as u8
+            }
+        };
+        let images = [
+            disk(&format!("{name}.img"), old)?,
+            disk(&format!("{name}-2.img"), |_| 0x5a)?,
+        ];
+        for (machine, image) in [&mut first, &mut second].into_iter().zip(images) {
+            machine.extra.extend([
+                "-drive".to_owned(),
+                format!("file={},format=raw,if=virtio", image.display()),
+            ]);
+        }
+    }
+    let first = Session::start(&first, name)?;
     // The second connects to it.
     std::thread::sleep(Duration::from_secs(1));
-    let second = Session::start(&machine(2, [two, one], &other)?, &format!("{name}-2"))?;
+    let second = Session::start(&second, &format!("{name}-2"))?;
     let mut hosts = [first, second];
     for host in &mut hosts {
         host.wait_for("init: shell")?;
@@ -298,8 +390,15 @@ pub fn run(name: &str, plan: &Plan) -> Result<(), String> {
     let make = format!(
         "overcast create --name g --kernel /guest/vmlinuz --initrd /guest/initrd --memory {} \
          --vif mac=00:16:3e:00:00:03,network=eth1 \
-         --cmdline 'console=hvc0 run=net,wire,serve addr=3 load={}'",
-        plan.memory, plan.load
+         --cmdline 'console=hvc0 run=net,wire,{}serve addr=3 load={}' {}",
+        plan.memory,
+        if plan.disks { "diskwork," } else { "" },
+        plan.load,
+        if plan.disks {
+            "--disk vda,start=1M,size=8M,xvda"
+        } else {
+            ""
+        },
     );
     says(&mut hosts[0], &make, "g is domain")?;
     hosts[0].shell(
@@ -307,6 +406,9 @@ pub fn run(name: &str, plan: &Plan) -> Result<(), String> {
          [ $n -lt 280 ] || { tail -5 /var/log/overcast/g.log; false; break; }; done",
     )?;
     let client = Client::connect(entry)?;
+    if plan.disks {
+        given_up(&mut hosts)?;
+    }
     for _ in 0..plan.trips {
         trip(&mut hosts, 0, plan, &client)?;
         trip(&mut hosts, 1, plan, &client)?;

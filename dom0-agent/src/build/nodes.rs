@@ -16,6 +16,7 @@ use xen_abi::io_xenbus::{XENBUS_STATE_CLOSING, XENBUS_STATE_INIT_WAIT, XENBUS_ST
 use super::{Rings, Shell, random};
 use crate::config::DomainConfig;
 use crate::config::devices::{BACKEND_DOMAIN, Disk, Vif};
+use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -337,37 +338,50 @@ pub fn wait_for_backends(store: &mut Store, domain: u16, config: &DomainConfig) 
     });
     let nics = (0..).zip(&config.vifs);
     let nics = nics.map(|(number, nic)| ("vif", number, format!("vif {number}, {}", nic.network)));
-    let end = Instant::now() + BACKEND_PATIENCE;
     for (kind, number, shown) in disks.chain(nics) {
-        let name = format!("backend/{kind}/{domain}/{number}");
-        let state_path = format!("/local/domain/{BACKEND_DOMAIN}/{name}/state");
-        let error_path = format!("/local/domain/{BACKEND_DOMAIN}/error/{name}/error");
-        loop {
-            let state = store.read_text(&state_path)?;
-            let state = state.and_then(|state| state.parse::<u32>().ok());
-            if state.is_some_and(|state| {
-                (XENBUS_STATE_INIT_WAIT..XENBUS_STATE_CLOSING).contains(&state)
-            }) {
-                break;
-            }
-            if let Some(why) = store.read_text(&error_path)? {
-                // Behind the number of an errno stands the text.
-                let why = why.split_once(' ').map_or(why.as_str(), |(_, text)| text);
-                return Err(Error::Device {
-                    device: shown,
-                    why: why.to_owned(),
-                });
-            }
-            if Instant::now() >= end {
-                return Err(Error::Device {
-                    device: shown,
-                    why: "the hypervisor does not take it".to_owned(),
-                });
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_for_backend(store, kind, domain, number, &shown)?;
     }
     Ok(())
+}
+
+/// Waits until the hypervisor has looked at one device, which messages call `shown`.
+///
+/// # Errors
+/// As [`wait_for_backends`].
+pub fn wait_for_backend(
+    store: &mut Store,
+    kind: &str,
+    domain: u16,
+    number: u32,
+    shown: &str,
+) -> Result<()> {
+    let end = Instant::now() + BACKEND_PATIENCE;
+    let name = format!("backend/{kind}/{domain}/{number}");
+    let state_path = format!("/local/domain/{BACKEND_DOMAIN}/{name}/state");
+    let error_path = format!("/local/domain/{BACKEND_DOMAIN}/error/{name}/error");
+    let refused = |why: &str| Error::Device {
+        device: shown.to_owned(),
+        why: why.to_owned(),
+    };
+    loop {
+        let state = store.read_text(&state_path)?;
+        let state = state.and_then(|state| state.parse::<u32>().ok());
+        if state
+            .is_some_and(|state| (XENBUS_STATE_INIT_WAIT..XENBUS_STATE_CLOSING).contains(&state))
+        {
+            return Ok(());
+        }
+        if let Some(why) = store.read_text(&error_path)? {
+            // Behind the number of an errno stands the text.
+            return Err(refused(
+                why.split_once(' ').map_or(why.as_str(), |(_, text)| text),
+            ));
+        }
+        if Instant::now() >= end {
+            return Err(refused("the hypervisor does not take it"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A node and all below it, if it is there.
@@ -384,6 +398,21 @@ pub fn remove_devices(store: &mut Store, domain: u16) -> Result<()> {
         for parent in ["", "error/"] {
             let path = format!("/local/domain/{BACKEND_DOMAIN}/{parent}backend/{kind}/{domain}");
             remove_node(store, &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what the store says of domains that are no more: a Dom0 that died while it took them
+/// apart left it.
+pub fn sweep(control: &Control, store: &mut Store) -> Result<()> {
+    // In this order: who makes a domain makes it before its nodes.
+    let names = store.list("/local/domain")?;
+    let domains = control.domains()?;
+    for domain in names.iter().filter_map(|name| name.parse::<u16>().ok()) {
+        let there = domains.iter().any(|info| info.id == domain);
+        if domain != 0 && domain != BACKEND_DOMAIN && !there {
+            remove(store, domain)?;
         }
     }
     Ok(())

@@ -68,6 +68,7 @@ pub fn migrate(args: &MigrateArgs, json: bool) -> Result<()> {
         name: args.name.clone(),
         dry_run: args.dry_run,
         force_cpu: args.force_cpu,
+        with_disks: args.with_disks,
         offline: args.offline,
         compression: args.compress,
         streams: args.streams,
@@ -87,15 +88,24 @@ pub fn migrate(args: &MigrateArgs, json: bool) -> Result<()> {
     }
     match args.dry_run {
         true => println!("{} could be moved to {}", status.name, status.host),
-        false => println!(
-            "{} is at {}: {:.1} s, down for {} ms, {} rounds, {} MiB",
-            status.name,
-            status.host,
-            status.total_ms as f64 / 1e3,
-            status.downtime_ms.unwrap_or(0),
-            status.rounds.len(),
-            status.bytes >> 20
-        ),
+        false => {
+            let disks = match status.disk_passes.len() {
+                0 => String::new(),
+                count => format!(
+                    ", and {} MiB of disks in {count} passes",
+                    status.disk_bytes >> 20
+                ),
+            };
+            println!(
+                "{} is at {}: {:.1} s, down for {} ms, {} rounds, {} MiB{disks}",
+                status.name,
+                status.host,
+                status.total_ms as f64 / 1e3,
+                status.downtime_ms.unwrap_or(0),
+                status.rounds.len(),
+                status.bytes >> 20
+            );
+        }
     }
     Ok(())
 }

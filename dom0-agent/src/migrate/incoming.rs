@@ -11,6 +11,9 @@ use rustls::ServerConfig;
 use xen_abi::arch_x86::{CpuidLeaf, MsrEntry};
 
 use super::config::{self, Saved};
+use super::disks;
+use super::disks::device::Attached;
+use super::disks::target::{self, Expected};
 use super::file::{Incoming, check};
 use super::handover::{Target as State, TargetAction, TargetEvent, ToTarget};
 use super::lanes::{self, Inlet};
@@ -53,12 +56,15 @@ pub struct Receiver {
     listener: TcpListener,
     tls: Option<Arc<ServerConfig>>,
     moves: Moves,
+    disks: Expected,
 }
 
 impl Receiver {
     /// Listens; plain TCP if `plain`.
     pub fn new(listen: &str, plain: bool) -> Result<Self> {
-        sweep(&Control::open()?, &mut Store::open()?)?;
+        let (control, mut store) = (Control::open()?, Store::open()?);
+        sweep(&control, &mut store)?;
+        disks::sweep(&control, &mut store)?;
         let tls = match plain {
             true => None,
             false => Some(Keys::new(super::tls::DIRECTORY.as_ref()).server()?),
@@ -69,6 +75,7 @@ impl Receiver {
             listener,
             tls,
             moves: Moves::default(),
+            disks: Expected::default(),
         })
     }
 
@@ -104,10 +111,11 @@ impl Receiver {
                 continue;
             }
             let (tls, moves) = (self.tls.clone(), Arc::clone(&self.moves));
+            let disks = self.disks.clone();
             let (tell, active) = (tell.clone(), Arc::clone(&active));
             thread::spawn(move || {
                 let _active = active;
-                match serve(stream, tls.as_ref(), &moves) {
+                match serve(stream, tls.as_ref(), &moves, &disks) {
                     // Nobody listens: the one that was wanted came.
                     Ok(Some(arrival)) => drop(tell.send(Ok((arrival, from)))),
                     Ok(None) => {}
@@ -147,6 +155,7 @@ fn serve(
     stream: TcpStream,
     tls: Option<&Arc<ServerConfig>>,
     moves: &Moves,
+    disks: &Expected,
 ) -> Result<Option<Arrival>> {
     let mut channel = Channel::accept(stream, tls)?;
     channel.set_patience(Some(SILENCE))?;
@@ -154,7 +163,8 @@ fn serve(
     wire::send(&mut channel, &Hello::ours())?;
     hello.version()?;
     match wire::receive(&mut channel)? {
-        FromSource::Offer(offer) => take(channel, &offer, moves),
+        FromSource::Offer(offer) => take(channel, &offer, moves, disks),
+        FromSource::Disks { id } => disks.serve(&id, channel).map(|()| None),
         FromSource::Ask { id } => {
             let answer = answer(&id, moves)?;
             wire::send(&mut channel, &answer)?;
@@ -292,7 +302,7 @@ fn prepare(
     control: &Control,
     store: &mut Store,
     offer: &Offer,
-) -> std::result::Result<(Saved, Incoming), Vec<String>> {
+) -> std::result::Result<(Saved, Incoming, Vec<Attached>), Vec<String>> {
     let mut reasons = Vec::new();
     let saved = match config::from_json(&offer.config) {
         Ok(saved) => saved,
@@ -340,8 +350,13 @@ fn prepare(
     if let Err(error) = control.set_cpu_policy(new.domain(), &policy) {
         reasons.push(format!("the CPU that the guest sees: {error}"));
     }
+    let disks =
+        target::prepare(store, new.domain(), &saved.config, &offer.disks).unwrap_or_else(|why| {
+            reasons.extend(why);
+            Vec::new()
+        });
     match reasons.is_empty() {
-        true => Ok((saved, new)),
+        true => Ok((saved, new, disks)),
         false => {
             new.remove(control, store);
             Err(reasons)
@@ -350,7 +365,12 @@ fn prepare(
 }
 
 /// Takes a domain.
-fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arrival>> {
+fn take(
+    mut channel: Channel,
+    offer: &Offer,
+    moves: &Moves,
+    expected: &Expected,
+) -> Result<Option<Arrival>> {
     let control = Control::open()?;
     let mut store = Store::open()?;
     // A number that is known, here or on disk, is no new move.
@@ -359,7 +379,7 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
         true => Err(vec!["a move of this number was here already".to_owned()]),
         false => prepare(&control, &mut store, offer),
     };
-    let (mut saved, mut new) = match prepared {
+    let (mut saved, mut new, disks) = match prepared {
         Ok(prepared) => prepared,
         Err(reasons) => {
             wire::send(
@@ -395,6 +415,9 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
         moves.arrivals.insert(offer.id.clone(), arrival);
         moves.waiting.insert(offer.id.clone(), waiting);
     }
+    let disks = (!disks.is_empty()).then(|| expected.expect(&offer.id, disks));
+    // Dom0 lets them go at the end: the guest does not wait for that.
+    let mut filled = None;
     let mut times = (Duration::ZERO, Duration::ZERO);
     let received = wire::send(&mut channel, &FromTarget::Accept { streams })
         .and_then(|()| joined(&came, streams));
@@ -412,6 +435,7 @@ fn take(mut channel: Channel, offer: &Offer, moves: &Moves) -> Result<Option<Arr
         let mut stream = StreamReader::of(Inlet::new(lanes, &mut caught));
         (_, times.0) = new.receive(&control, &mut stream, &mut |_, _, _| {})?;
         stream.finish()?;
+        filled = disks.as_ref().map(|disks| disks.wait()).transpose()?;
         let begin = Instant::now();
         new.introduce(&mut store)?;
         times.1 = begin.elapsed();

@@ -6,16 +6,19 @@
 //!
 //! A move to another machine has two ends, [`outgoing`] and [`incoming`]. [`handover`] is the
 //! protocol's core: who runs the guest when; read it first. [`wire`] has the messages and frames,
-//! [`lanes`] sends a stream over several connections, [`tls`] is a connection, [`policy`] decides when to suspend the guest, [`status`] is what
-//! is written down.
+//! [`lanes`] sends a stream over several connections, [`tls`] is a connection, [`policy`] decides
+//! when to suspend the guest, [`status`] is what is written down. [`disks`] is how a guest's disks
+//! come along.
 
 pub mod config;
+pub mod disks;
 pub mod file;
 pub mod guest;
 pub mod handover;
 pub mod incoming;
 pub mod lanes;
 pub mod outgoing;
+pub mod pace;
 pub mod policy;
 pub mod status;
 pub mod suspend;

@@ -4,6 +4,7 @@
 //! guest, and it is done before the error is shown.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -14,9 +15,12 @@ use xen_abi::domctl::{
 use xen_abi::errno;
 
 use super::config;
+use super::disks;
+use super::disks::source::{Mirror, Plan};
 use super::guest::Leaving;
 use super::handover::{Source as State, SourceAction, SourceEvent, ToSource};
 use super::lanes::{self, Outlet};
+use super::pace::Pace;
 use super::policy::{self, Goals, Next};
 use super::status::{Pause, Round, Status};
 use super::suspend::{resume, suspend};
@@ -37,6 +41,9 @@ const READY: Duration = Duration::from_secs(120);
 const WHY: Duration = Duration::from_secs(2);
 /// Between two questions of what became of the guest.
 const ASK: Duration = Duration::from_secs(2);
+/// How often it is looked how far disks are, and the target told that there is somebody.
+const LOOK: Duration = Duration::from_millis(50);
+const SIGN: Duration = Duration::from_secs(5);
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -51,6 +58,8 @@ pub struct Options {
     pub dry_run: bool,
     /// Move it although the target's CPU lacks what it has seen.
     pub force_cpu: bool,
+    /// Its disks come along.
+    pub with_disks: bool,
     /// Send nothing while the guest runs.
     pub offline: bool,
     /// How the stream is packed.
@@ -102,6 +111,10 @@ pub struct Move<'a> {
     asked_at: Option<Instant>,
     suspended_at: Option<Instant>,
     logging: bool,
+    /// What keeps it to the bandwidth that was given.
+    pace: Arc<Pace>,
+    /// Its disks, as long as they are copied.
+    mirror: Option<Mirror>,
     share: Option<Share>,
     /// vCPUs of the guest.
     vcpus: u32,
@@ -117,14 +130,15 @@ fn peer(why: impl Into<String>) -> Error {
     Error::Peer(why.into())
 }
 
-/// Connects, and agrees on a version.
-fn connect(host: &str, plain: bool) -> Result<Channel> {
+/// Connects, and agrees on a version; what the other end is.
+fn connect(host: &str, plain: bool) -> Result<(Channel, Hello)> {
     let keys = Keys::new(super::tls::DIRECTORY.as_ref());
     let mut channel = Channel::connect(host, (!plain).then_some(&keys))?;
     channel.set_patience(Some(SILENCE))?;
     wire::send(&mut channel, &Hello::ours())?;
-    wire::receive::<Hello>(&mut channel)?.version()?;
-    Ok(channel)
+    let hello: Hello = wire::receive(&mut channel)?;
+    hello.version()?;
+    Ok((channel, hello))
 }
 
 impl<'a> Move<'a> {
@@ -160,11 +174,15 @@ impl<'a> Move<'a> {
                 total_ms: 0,
                 bytes: 0,
                 stream_bytes: 0,
+                disk_passes: Vec::new(),
+                disk_bytes: 0,
                 throttled_to: 0,
             },
             control,
             store,
             domain,
+            pace: Arc::new(Pace::new(options.bandwidth)),
+            mirror: None,
             options,
             begin: Instant::now(),
             fixed: policy::FIXED,
@@ -269,7 +287,15 @@ impl<'a> Move<'a> {
         let policy = self.control.cpu_policy(self.domain)?;
         let seen = crate::cpu::seen(self.control, self.store, self.domain, &saved.uuid)?;
         saved.seen = crate::cpu::names_of(&seen.visible);
-        let mut channel = connect(&self.options.host, self.options.plain)?;
+        let disks = match self.options.with_disks {
+            true => Some(Plan::new(self.store, self.domain, &saved.config)?),
+            false => None,
+        };
+        let disks = disks.filter(|plan| !plan.is_empty());
+        let (mut channel, target) = connect(&self.options.host, self.options.plain)?;
+        if disks.is_some() && !target.features.iter().any(|it| it == disks::FEATURE) {
+            return Err(peer(format!("it ({}) takes no disks", target.software)));
+        }
         self.report("asking the target", 0, 0);
         let asked = Instant::now();
         wire::send(
@@ -286,6 +312,7 @@ impl<'a> Move<'a> {
                     .collect(),
                 msrs: policy.msrs.iter().map(|msr| (msr.idx, msr.val)).collect(),
                 force_cpu: self.options.force_cpu,
+                disks: disks.as_ref().map(Plan::offers).unwrap_or_default(),
                 streams: self.options.streams.clamp(1, lanes::MOST),
             })),
         )?;
@@ -301,7 +328,7 @@ impl<'a> Move<'a> {
         if self.options.dry_run {
             return Ok(());
         }
-        let sent = self.send_all(&mut channel, streams, prepared);
+        let sent = self.send_all(&mut channel, streams, prepared, disks.as_ref());
         let lanes = sent.map_err(|error| given_up(error, &mut channel))?;
         self.hand_over(channel, lanes)
     }
@@ -309,7 +336,7 @@ impl<'a> Move<'a> {
     /// Makes the connections of the stream.
     fn join(&self, streams: u32) -> Result<Vec<Channel>> {
         let lane = |lane| {
-            let mut channel = connect(&self.options.host, self.options.plain)?;
+            let (mut channel, _) = connect(&self.options.host, self.options.plain)?;
             let id = self.status.id.clone();
             wire::send(&mut channel, &FromSource::Join { id, lane })?;
             match wire::receive(&mut channel)? {
@@ -321,6 +348,79 @@ impl<'a> Move<'a> {
         (0..streams).map(lane).collect()
     }
 
+    /// Copies the disks until little is left of them; the rest goes on beside the memory.
+    fn mirror_disks(
+        &mut self,
+        plan: &Plan,
+        saver: &mut Saver<Leaving<'_>, Outlet<Channel>>,
+        channel: &mut Channel,
+    ) -> Result<()> {
+        self.report("beginning with its disks", 0, 0);
+        let (mut own, _) = connect(&self.options.host, self.options.plain)?;
+        let id = self.status.id.clone();
+        wire::send(&mut own, &FromSource::Disks { id })?;
+        let goals = self.options.goals;
+        let goals = disks::source::Goals {
+            pause: goals.downtime / 2,
+            // None at all is no limit.
+            timeout: match goals.timeout {
+                Duration::ZERO => Duration::ZERO,
+                time => time.saturating_sub(self.begin.elapsed()).max(LOOK),
+            },
+            suspend_anyway: goals.suspend_at_timeout,
+        };
+        let packing = self.options.compression;
+        let pace = Arc::clone(&self.pace);
+        let mirror = plan.start(self.control, self.store, own, packing, pace, goals)?;
+        self.mirror = Some(mirror);
+        let mut sign = Instant::now();
+        while !self.check_disks()? {
+            self.check_cancelled()?;
+            let progress = self.mirror.as_ref().map(Mirror::progress);
+            let progress = progress.unwrap_or_default();
+            let message = match progress.passes.len() {
+                0 => "copying its disks".to_owned(),
+                count => format!("copying its disks, pass {}", count + 1),
+            };
+            self.report(&message, progress.done, progress.all);
+            if sign.elapsed() >= SIGN {
+                sign = Instant::now();
+                self.catch_up(saver, channel)?;
+            }
+            sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Whether little is left of the disks, if they come along.
+    ///
+    /// # Errors
+    /// Why they are copied no more.
+    fn check_disks(&mut self) -> Result<bool> {
+        let Some(mirror) = &self.mirror else {
+            return Ok(true);
+        };
+        let progress = mirror.progress();
+        self.status.disk_bytes = progress.bytes;
+        self.status.disk_passes = progress.passes;
+        mirror.settled()
+    }
+
+    /// The guest is suspended and sent: waits until its disks are at the target.
+    fn finish_disks(&mut self) -> Result<()> {
+        if self.mirror.is_none() {
+            return Ok(());
+        }
+        self.report("waiting for its disks", 0, 0);
+        if let Some(mirror) = &self.mirror {
+            mirror.wait()?;
+            let progress = mirror.progress();
+            self.status.disk_bytes = progress.bytes;
+            self.status.disk_passes = progress.passes;
+        }
+        Ok(())
+    }
+
     /// Sends the guest; it is suspended then. Gives the connections of its stream, which must
     /// last until the target has read it.
     fn send_all(
@@ -328,6 +428,7 @@ impl<'a> Move<'a> {
         channel: &mut Channel,
         streams: u32,
         prepared: Duration,
+        disks: Option<&Plan>,
     ) -> Result<Vec<Channel>> {
         let lanes = self.join(streams)?;
         self.status.streams = streams;
@@ -342,6 +443,9 @@ impl<'a> Move<'a> {
             let answers = answer.saturating_mul(2);
             policy::FIXED.max(prepared.saturating_add(answers))
         });
+        if let Some(disks) = disks {
+            self.mirror_disks(disks, &mut saver, channel)?;
+        }
         self.rounds(&mut saver, channel)?;
         let begin = Instant::now();
         self.status.stream_bytes = saver.written();
@@ -353,6 +457,7 @@ impl<'a> Move<'a> {
             last.bytes = bytes.saturating_sub(before.fold(0, u64::saturating_add));
         }
         self.status.pause.state_ms = milliseconds(begin.elapsed());
+        self.finish_disks()?;
         Ok(lanes)
     }
 
@@ -450,6 +555,9 @@ impl<'a> Move<'a> {
         self.status.state = state;
         // For those who look on: after a crash, a guest that is suspended goes on in any case.
         self.status.write(false)?;
+        if let Some(mirror) = &self.mirror {
+            mirror.finish();
+        }
         if self.logging {
             next.add(&self.dirty(saver, true)?);
             next.add(&saver.deferred());
@@ -503,6 +611,7 @@ impl<'a> Move<'a> {
         let all = frames.len();
         let begin = Instant::now();
         let before = saver.output().packed();
+        let mut paid = before;
         let (mut total, mut done) = (stream::save::Sent::default(), 0);
         // In slices, between which the world is looked at.
         let mut slice = FrameSet::new(saver.max_pfn());
@@ -524,11 +633,10 @@ impl<'a> Move<'a> {
             self.check_cancelled()?;
             self.status.bytes = saver.output().packed();
             self.report(&message, done, all);
-            if self.options.bandwidth != 0 && running {
-                let bytes = saver.output().packed().saturating_sub(before);
-                let due =
-                    Duration::from_millis(bytes.saturating_mul(1000) / self.options.bandwidth);
-                sleep(due.saturating_sub(begin.elapsed()));
+            if running {
+                self.check_disks()?;
+                self.pace.spend(self.status.bytes.saturating_sub(paid));
+                paid = self.status.bytes;
             }
         }
         saver.output().flush()?;
@@ -640,7 +748,7 @@ fn given_up(error: Error, channel: &mut Channel) -> Error {
 
 /// Asks a target what became of a guest.
 fn ask(status: &Status) -> Result<FromTarget> {
-    let mut channel = connect(&status.host, status.plain)?;
+    let (mut channel, _) = connect(&status.host, status.plain)?;
     let id = status.id.clone();
     wire::send(&mut channel, &FromSource::Ask { id })?;
     wire::receive(&mut channel)
@@ -650,6 +758,7 @@ fn ask(status: &Status) -> Result<FromTarget> {
 /// doubt is asked for. `abandoned`: the target is known to be dead.
 pub fn recover(control: &Control, store: &mut Store, abandoned: bool) -> Result<Vec<Status>> {
     let mut changed = Vec::new();
+    disks::sweep(control, store)?;
     for mut status in Status::all()? {
         let alive = std::path::Path::new(&format!("/proc/{}", status.process)).exists();
         if matches!(status.state, State::Stayed | State::Gone) || alive {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::disks::Pass;
 use super::handover;
 use crate::error::{Error, Result};
 
@@ -108,6 +109,12 @@ pub struct Status {
     pub bytes: u64,
     /// Bytes of the stream before it was packed.
     pub stream_bytes: u64,
+    /// Passes through its disks, if they come along; those while memory was sent are one.
+    #[serde(default)]
+    pub disk_passes: Vec<Pass>,
+    /// Bytes of disks on the wire.
+    #[serde(default)]
+    pub disk_bytes: u64,
     /// The most CPU that the guest was left, percent of one; 0 if it was not slowed down.
     pub throttled_to: u16,
 }

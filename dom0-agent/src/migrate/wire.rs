@@ -17,6 +17,7 @@ use std::io::{self, Read, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::disks::{self, DiskOffer};
 use crate::error::{Error, Result};
 
 /// Versions that this program speaks.
@@ -56,6 +57,9 @@ pub struct Hello {
     pub versions: Vec<u32>,
     /// What it is.
     pub software: String,
+    /// What it can beside the least that a version asks for.
+    #[serde(default)]
+    pub features: Vec<String>,
 }
 
 impl Hello {
@@ -65,6 +69,7 @@ impl Hello {
             protocol: PROTOCOL.into(),
             versions: VERSIONS.to_vec(),
             software: concat!("overcast ", env!("CARGO_PKG_VERSION")).into(),
+            features: vec![disks::FEATURE.into()],
         }
     }
 
@@ -107,6 +112,9 @@ pub struct Offer {
     /// Take it although the CPU lacks what it has seen.
     #[serde(default)]
     pub force_cpu: bool,
+    /// Disks that come along.
+    #[serde(default)]
+    pub disks: Vec<DiskOffer>,
     /// Connections that it wants for the stream.
     #[serde(default = "one")]
     pub streams: u32,
@@ -133,6 +141,11 @@ pub enum FromSource {
     Commit,
     /// What became of that one?
     Ask {
+        /// Number of the move.
+        id: String,
+    },
+    /// What follows are the disks of a move that was accepted on another connection.
+    Disks {
         /// Number of the move.
         id: String,
     },

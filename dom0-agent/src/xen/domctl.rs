@@ -249,7 +249,7 @@ impl Control {
     }
 
     /// A control operation that the hypervisor may ask to be made again.
-    fn again<T>(
+    pub(crate) fn again<T>(
         &self,
         operation: &'static str,
         cmd: u32,

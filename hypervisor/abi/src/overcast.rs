@@ -48,3 +48,45 @@ pub struct DomctlReadPages {
     pub filled: u32,
 }
 const _: () = assert!(size_of::<DomctlReadPages>() == 48 && align_of::<DomctlReadPages>() == 8);
+
+/// `domctl`: logs which blocks of one of a domain's disks are written ([`DomctlDiskLog`]).
+pub const OVERCAST_DOMCTL_DISK_LOG: u32 = DOMCTL_BASE + 2;
+
+/// Begin: nothing is written yet. EEXIST if there is a log, EOPNOTSUPP if other domains may write
+/// the disk, ENOMEM.
+pub const DISK_LOG_START: u32 = 0;
+/// End. ENODATA if there is no log.
+pub const DISK_LOG_STOP: u32 = 1;
+/// Read bits and clear them. ENODATA if there is no log, EIO if it is not complete because the
+/// disk grew, EINVAL for a `first` that is no multiple of 64 or beyond the end. When it fails, bits
+/// may be lost.
+pub const DISK_LOG_TAKE: u32 = 2;
+/// Only say how far the log goes. ENODATA if there is none.
+pub const DISK_LOG_LOOK: u32 = 3;
+
+/// The most words that [`DISK_LOG_TAKE`] gives at once.
+pub const DISK_LOG_MAX_WORDS: u32 = 4096;
+
+/// Arguments of [`OVERCAST_DOMCTL_DISK_LOG`]. ENOENT if the domain has no such disk at a backend
+/// in the hypervisor, EINVAL for an unknown operation.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct DomctlDiskLog {
+    /// IN: `DISK_LOG_*`.
+    pub op: u32,
+    /// IN: the device's number, as its directories in xenstore are named.
+    pub device: u32,
+    /// IN, for a take: the first block, a multiple of 64.
+    pub first: u64,
+    /// IN, for a take: where the bits go, words of 64 of which the lowest is the first.
+    pub bitmap: GuestHandle,
+    /// IN, for a take: words that there is room for. OUT: words that were given.
+    pub words: u32,
+    /// OUT: sectors (of 512 bytes) of a block, a power of 2.
+    pub block_sectors: u32,
+    /// OUT: blocks of the disk.
+    pub blocks: u64,
+    /// OUT: blocks that were written and not taken.
+    pub written: u64,
+}
+const _: () = assert!(size_of::<DomctlDiskLog>() == 48 && align_of::<DomctlDiskLog>() == 8);

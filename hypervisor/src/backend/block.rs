@@ -8,6 +8,9 @@
 //! Which disk a vbd is stands in its backend's node `params`, as in the option `vdisk=`:
 //! a virtual disk's name, or a first layer's disk with a part of it.
 //!
+//! The tools may give the control domain a disk that another domain has or will have, to copy it
+//! (node `mirror`, with that domain's number): see [`overcast_core::vdisk::claims`].
+//!
 //! Partition tables are read once, at boot. A whole disk that changes its size changes that
 //! of its vbds, and their frontends are told.
 //!
@@ -192,6 +195,8 @@ struct Shared {
     base: &'static Base,
     /// It is all of the disk.
     whole: bool,
+    /// Other domains may write it too.
+    others_write: bool,
     disk: Arc<Disk>,
     /// What its frontend did, and the log was not told yet.
     fault: Mutex<Option<Fault>>,
@@ -229,9 +234,14 @@ impl Kind for Vbds {
         let (base, mut part) = resolve(&spec)
             .map_err(|why| Failure::new(Error::NoEntry, format_args!("{spec}: {why}")))?;
         part.read_only |= !mode.contains('w');
+        // Its backend's directory can be written by the control domain alone.
+        let mirrors = match device.read_number("mirror") {
+            Ok(whose) if device.domain == DomainId::DOM0 => u16::try_from(whose).ok().map(DomainId),
+            _ => None,
+        };
         let claim = CLAIMS
             .lock()
-            .claim(device.domain, base.name(), &part)
+            .claim_for(device.domain, mirrors, base.name(), &part)
             .map_err(|conflict| Failure::new(Error::Busy, format_args!("{spec}: {conflict}")))?;
         let info = base.entry.device.info();
         let disk = Disk::new(&info, part.start, part.sectors, part.read_only);
@@ -240,6 +250,7 @@ impl Kind for Vbds {
                 device: device.clone(),
                 base,
                 whole: part.whole,
+                others_write: part.shared && !part.read_only,
                 disk: Arc::new(disk),
                 fault: Mutex::new(None),
             }),
@@ -380,6 +391,22 @@ impl Drop for Vbd {
     fn drop(&mut self) {
         self.stop();
         CLAIMS.lock().release(self.claim);
+    }
+}
+
+/// What a vbd of a domain shows, if there is one of this number, and whether others may write it.
+pub fn disk(domain: DomainId, device: u32) -> Option<(Arc<Disk>, bool)> {
+    let vbds = VBDS.lock();
+    let mut all = vbds.iter().filter_map(Weak::upgrade);
+    all.find(|vbd| vbd.device.domain == domain && vbd.device.id == device)
+        .map(|vbd| (vbd.disk.clone(), vbd.others_write))
+}
+
+/// Nobody wants to know any more what is written to disks.
+pub fn end_logs() {
+    let all: Vec<_> = VBDS.lock().iter().filter_map(Weak::upgrade).collect();
+    for vbd in all {
+        vbd.disk.end_log();
     }
 }
 

@@ -8,6 +8,7 @@
 //! | [`request`] | an entry of the ring, checked |
 //! | [`queue`] | the requests of one ring under way, and what comes next for each |
 //! | [`channel`] | all rings that use one queue of a device |
+//! | [`written`] | the blocks that a guest wrote while its disk is copied |
 //!
 //! # Invariants
 //!
@@ -19,6 +20,7 @@
 //! - A frontend that breaks the protocol ([`Fault`]) loses its ring, and nothing else
 //!   changes. What a good frontend may ask for and not get (a position beyond the end, a
 //!   misaligned length, an operation that the device has not) is answered with an error.
+//! - While writes are logged, one is in the log before its answer can be seen.
 //! - No wake-up is lost: a ring is left only with `req_event` set to the next request and
 //!   looked at once more, or while a completion of the device is due that has it looked at again.
 
@@ -31,15 +33,20 @@ pub mod request;
 pub mod ring;
 #[cfg(test)]
 mod tests;
+pub mod written;
 
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use spin::Mutex;
 
 use crate::addr::Mfn;
+use crate::error::{Error, Result as CoreResult};
 use crate::grant::{BackendGrant, BackendGrants, GrantError, GrantHost};
 use crate::ids::GrantRef;
 use crate::machine::Frame;
 use overcast_drivers::block::{BlockInfo, RangeLimits};
+use written::{Extent, Written};
 
 /// A granted frame in use; dropping it ends the use.
 pub trait GrantedPage: Send {
@@ -194,6 +201,10 @@ pub struct Disk {
     max_segments: usize,
     max_segment_size: u32,
     max_transfer: u32,
+    /// Whether there is a log.
+    logs: AtomicBool,
+    /// What was written, if anybody wants to know. Inside of all other locks.
+    log: Mutex<Option<Written>>,
 }
 
 impl Disk {
@@ -211,6 +222,46 @@ impl Disk {
             max_segments: info.max_segments.max(1),
             max_segment_size: (info.max_segment_size & !511).max(512),
             max_transfer: info.max_transfer.max(block) & !(block - 1),
+            logs: AtomicBool::new(false),
+            log: Mutex::new(None),
+        }
+    }
+
+    /// Begins to log what is written from now on; what was answered before is on the device.
+    /// `Exists` if that is done already, `NoMemory`.
+    pub fn start_log(&self) -> CoreResult<Extent> {
+        let new = Written::new(self.sectors())?;
+        let extent = new.extent();
+        let mut log = self.log.lock();
+        if log.is_some() {
+            return Err(Error::Exists);
+        }
+        *log = Some(new);
+        self.logs.store(true, Ordering::Release);
+        Ok(extent)
+    }
+
+    /// Ends the log; whether there was one.
+    pub fn end_log(&self) -> bool {
+        let ended = {
+            let mut log = self.log.lock();
+            self.logs.store(false, Ordering::Release);
+            log.take()
+        };
+        ended.is_some()
+    }
+
+    /// Does something with the log. `NoData` if there is none.
+    pub fn with_log<T>(&self, act: impl FnOnce(&mut Written) -> CoreResult<T>) -> CoreResult<T> {
+        self.log.lock().as_mut().ok_or(Error::NoData).and_then(act)
+    }
+
+    /// A request that changes so many sectors from one on has come back from the device.
+    fn wrote(&self, sector: u64, sectors: u64) {
+        if self.logs.load(Ordering::Acquire)
+            && let Some(log) = &mut *self.log.lock()
+        {
+            log.note(sector, sectors);
         }
     }
 

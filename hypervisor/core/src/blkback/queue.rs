@@ -96,6 +96,8 @@ struct Slot<F: Frontend> {
     sector: u64,
     /// Of all segments.
     bytes: u64,
+    /// What it changes of the disk that is shown: first sector, and how many.
+    changes: (u64, u64),
     /// Segments (of a transfer) or sectors (of a discard) that were submitted.
     done: u64,
     /// Requests at the device.
@@ -123,6 +125,7 @@ impl<F: Frontend> Slot<F> {
             data: Data::Nothing,
             sector: 0,
             bytes: 0,
+            changes: (0, 0),
             done: 0,
             outstanding: 0,
             status: BLKIF_RSP_OKAY,
@@ -145,6 +148,7 @@ impl<F: Frontend> Slot<F> {
         self.data = Data::Nothing;
         self.sector = 0;
         self.bytes = 0;
+        self.changes = (0, 0);
         self.done = 0;
         self.outstanding = 0;
         self.status = BLKIF_RSP_OKAY;
@@ -597,6 +601,11 @@ impl<F: Frontend> Queue<F> {
             return Ok(());
         }
         slot.outstanding -= 1;
+        if slot.outstanding == 0 && slot.stage == Stage::Data {
+            // Also if it failed, or nobody waits for it any more.
+            let (sector, sectors) = slot.changes;
+            self.disk.wrote(sector, sectors);
+        }
         let in_data = slot.stage == Stage::Data && matches!(slot.data, Data::Transfer { .. });
         match status {
             BlockStatus::Ok => {}
@@ -652,6 +661,7 @@ impl<F: Frontend> Filling<'_, F> {
                     return Err(Refusal::Status(BLKIF_RSP_EOPNOTSUPP));
                 }
                 slot.sector = self.locate(request.sector, sectors, true)?;
+                slot.changes = (request.sector, sectors);
                 slot.data = Data::Discard { sectors };
                 Ok(())
             }
@@ -685,6 +695,9 @@ impl<F: Frontend> Filling<'_, F> {
                 self.read_segments(segments, entry)?;
                 let bytes = self.hold(slot, write)?;
                 slot.sector = self.locate(request.sector, bytes / 512, write)?;
+                if write {
+                    slot.changes = (request.sector, bytes / 512);
+                }
                 slot.data = Data::Transfer { write };
                 Ok(())
             }

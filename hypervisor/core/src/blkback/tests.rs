@@ -480,6 +480,8 @@ enum Step {
     Run,
     Perform(u8),
     Take,
+    /// Whoever mirrors the disk takes the log, and reads what is in it so much later.
+    Copy(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -489,11 +491,65 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Run),
         3 => any::<u8>().prop_map(Step::Perform),
         2 => Just(Step::Take),
+        1 => any::<bool>().prop_map(Step::Copy),
     ]
 }
 
 /// Sectors of an area.
 const AREA: u64 = 32;
+
+/// A copy of the disk, kept up by the log of what is written.
+struct Mirror {
+    data: Vec<u8>,
+    /// Sectors that were taken from the log, and are still to be read.
+    taken: Vec<u64>,
+}
+
+impl Mirror {
+    fn new(w: &World) -> Self {
+        w.shown.start_log().expect("memory");
+        let data = w.disk.state.lock().unwrap().data.clone();
+        Self {
+            data,
+            taken: Vec::new(),
+        }
+    }
+
+    fn read(&mut self, w: &World) {
+        let state = w.disk.state.lock().unwrap();
+        for sector in self.taken.drain(..) {
+            let at = sector as usize * 512;
+            self.data[at..at + 512].copy_from_slice(&state.data[at..at + 512]);
+        }
+    }
+
+    fn take(&mut self, w: &World) {
+        let mut words = [0; 2];
+        w.shown.with_log(|log| log.take(0, &mut words)).unwrap();
+        // One block is 128 sectors here.
+        let blocks = (0..SECTORS / 128).filter(|block| words[0] >> block & 1 != 0);
+        self.taken
+            .extend(blocks.flat_map(|block| block * 128..(block + 1) * 128));
+    }
+
+    /// The guest stands still: once more, then the copy is as the guest knows its disk. Only
+    /// what it has no answer for may be different.
+    fn finish(&mut self, w: &World, under_way: &BTreeMap<u64, Known>) {
+        self.take(w);
+        self.read(w);
+        let state = w.disk.state.lock().unwrap();
+        for sector in 0..SECTORS {
+            let at = sector as usize * 512;
+            let asked = under_way
+                .values()
+                .any(|known| sector / AREA == known.area && matches!(known.kind, 1..=4));
+            assert!(
+                asked || self.data[at..at + 512] == state.data[at..at + 512],
+                "sector {sector} is lost"
+            );
+        }
+    }
+}
 
 /// What is known of a request that is under way.
 struct Known {
@@ -533,6 +589,7 @@ fn property(setup: Setup, steps: &[Step]) {
     let mut under_way: BTreeMap<u64, Known> = BTreeMap::new();
     let mut busy: BTreeSet<u64> = BTreeSet::new();
     let mut next = 0u64;
+    let mut mirror = Mirror::new(&w);
     let mut take =
         |w: &mut World, under_way: &mut BTreeMap<u64, Known>, busy: &mut BTreeSet<u64>| {
             if w.guest.notified.swap(false, Ordering::Relaxed) {
@@ -613,8 +670,11 @@ fn property(setup: Setup, steps: &[Step]) {
             Step::Run => w.run(),
             Step::Perform(choice) => w.disk.perform(choice.into()),
             Step::Take => take(&mut w, &mut under_way, &mut busy),
+            Step::Copy(true) => mirror.take(&w),
+            Step::Copy(false) => mirror.read(&w),
         }
     }
+    mirror.finish(&w, &under_way);
     // Whatever was raised is followed, and nothing else: all must be answered.
     w.publish();
     loop {
@@ -626,6 +686,8 @@ fn property(setup: Setup, steps: &[Step]) {
             break;
         }
     }
+    mirror.finish(&w, &under_way);
+    assert!(w.shown.end_log() && !w.shown.end_log());
     assert!(under_way.is_empty(), "{} are not answered", under_way.len());
     assert!(w.guest.take_fault().is_none());
     idle(&w, setup.pages);

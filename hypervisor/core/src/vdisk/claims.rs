@@ -1,7 +1,9 @@
 //! Who uses which sectors.
 //!
 //! # Invariant
-//! Sectors that a domain may write are used by no other domain, unless all of the uses are shared.
+//! Sectors that a domain may write are used by no other domain, unless all of the uses are shared, or
+//! one is the control domain's on behalf of the other's domain: to copy its disk to another
+//! machine, or what comes from there onto it before it runs.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -17,6 +19,8 @@ pub struct ClaimId(u64);
 struct Claim {
     id: ClaimId,
     domain: DomainId,
+    /// On whose behalf, if not its own.
+    mirrors: Option<DomainId>,
     disk: String,
     start: u64,
     end: u64,
@@ -58,6 +62,17 @@ impl Claims {
         disk: &str,
         part: &VirtualDisk,
     ) -> Result<ClaimId, Conflict> {
+        self.claim_for(domain, None, disk, part)
+    }
+
+    /// As [`Self::claim`]; `mirrors` is the domain on whose behalf it is.
+    pub fn claim_for(
+        &mut self,
+        domain: DomainId,
+        mirrors: Option<DomainId>,
+        disk: &str,
+        part: &VirtualDisk,
+    ) -> Result<ClaimId, Conflict> {
         let end = if part.whole {
             u64::MAX
         } else {
@@ -66,6 +81,8 @@ impl Claims {
         let writes = !part.read_only;
         let conflict = self.claims.iter().find(|claim| {
             claim.domain != domain
+                && mirrors != Some(claim.domain)
+                && claim.mirrors != Some(domain)
                 && claim.disk == disk
                 && claim.start < end
                 && part.start < claim.end
@@ -80,6 +97,7 @@ impl Claims {
         self.claims.push(Claim {
             id,
             domain,
+            mirrors,
             disk: disk.into(),
             start: part.start,
             end,

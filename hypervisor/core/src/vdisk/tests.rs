@@ -265,6 +265,36 @@ fn no_two_domains_write_the_same() {
     assert!(claims.claim(two, "vdd", &part(0, 1, true, false)).is_ok());
 }
 
+#[test]
+fn a_mirror_uses_what_its_domain_uses_and_nothing_else() {
+    let disk = VirtualDisk {
+        start: 0,
+        sectors: 100,
+        whole: false,
+        read_only: false,
+        shared: false,
+    };
+    let (control, guest, other) = (DomainId(0), DomainId(1), DomainId(2));
+    for mirror_first in [false, true] {
+        let mut claims = Claims::new();
+        let mirror =
+            |claims: &mut Claims, whose| claims.claim_for(control, Some(whose), "vda", &disk);
+        if mirror_first {
+            mirror(&mut claims, guest).unwrap();
+            claims.claim(guest, "vda", &disk).unwrap();
+        } else {
+            claims.claim(guest, "vda", &disk).unwrap();
+            mirror(&mut claims, guest).unwrap();
+        }
+        assert!(claims.claim(other, "vda", &disk).is_err());
+        assert_eq!(mirror(&mut claims, other), Err(Conflict(guest)));
+    }
+    // The control domain's own use is no mirror.
+    let mut claims = Claims::new();
+    claims.claim(guest, "vda", &disk).unwrap();
+    assert_eq!(claims.claim(control, "vda", &disk), Err(Conflict(guest)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 200,

@@ -7,6 +7,7 @@
 
 mod context;
 mod cpu;
+mod disk;
 mod info;
 mod memory;
 
@@ -16,7 +17,7 @@ use core::sync::atomic::Ordering;
 use overcast_core::error::{Error, Result};
 use overcast_core::ids::DomainId;
 use xen_abi::domctl::*;
-use xen_abi::overcast::OVERCAST_DOMCTL_READ_PAGES;
+use xen_abi::overcast::{OVERCAST_DOMCTL_DISK_LOG, OVERCAST_DOMCTL_READ_PAGES};
 
 use super::{Call, PreemptByEvents, ctl};
 use crate::domain::{self, Domain};
@@ -315,6 +316,7 @@ impl<'a> Target<'a, '_> {
             XEN_DOMCTL_GETPAGEFRAMEINFO3 => memory::page_frames(self, u),
             XEN_DOMCTL_HYPERCALL_INIT => memory::hypercall_page(self, u),
             XEN_DOMCTL_SHADOW_OP => memory::shadow(self, u),
+            OVERCAST_DOMCTL_DISK_LOG => disk::log(self, u),
             XEN_DOMCTL_GETHVMCONTEXT => {
                 self.has_answer = true;
                 Err(Error::Invalid)
