@@ -537,6 +537,7 @@ pub fn run(name: &str, plan: &Plan) -> Result<(), String> {
         host.shell("dmesg -n 1; until grep -q runs /tmp/daemon.log; do sleep 0.1; done")?;
     }
     acquaint(&mut hosts)?;
+    faults::note(&mut hosts, plan)?;
     let make = format!(
         "overcast create --name g --kernel /guest/vmlinuz --initrd /guest/initrd --memory {} --vcpus {} \
          --vif mac=00:16:3e:00:00:03,network=eth1 {} \
