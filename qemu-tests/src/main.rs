@@ -31,7 +31,7 @@ usage: overcast-qemu-tests run [--filter TEXT] [--jobs N] [--soak]
   --wall          fio and iperf3 by the clock instead, in turns; medians of the rounds
   --options TEXT  more options for the hypervisor
   --trips N       how often there and back [1]
-  --memory MIB    the guest's memory [96]
+  --memory MIB    the guest's memory [128]
   --load MIB      how much of it the guest writes over again and again; a load above 8
                   needs 128 MiB of memory beside it [4]
   --compress HOW  none, lz4 or zstd [lz4]
