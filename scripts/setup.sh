@@ -22,7 +22,7 @@ END
 CHECK=0
 PACKAGES="qemu-system-x86:qemu-system-x86_64 libxen-dev:/usr/include/xen/xen.h busybox-static:/bin/busybox
     cpio:cpio kmod:/sbin/depmod gcc:gcc libc6-dev:/usr/include/stdio.h xz-utils:xz zstd:zstd binutils:objcopy curl:curl
-    ca-certificates:/etc/ssl/certs/ca-certificates.crt iperf3:iperf3 ethtool:/sbin/ethtool"
+    ca-certificates:/etc/ssl/certs/ca-certificates.crt iperf3:iperf3 ethtool:/sbin/ethtool iproute2:/sbin/ip"
 for argument; do
     case $argument in
     --check) CHECK=1 ;;
