@@ -163,6 +163,7 @@ pub fn init_cpus(secondary: fn(CpuId) -> !) {
         options().maxcpus.unwrap_or(u32::MAX).max(1)
     };
     smp::start_all(limit, secondary);
+    time::end_tsc_comparison(options().tsc_unstable);
     printk!("Brought up {} CPUs", percpu::online_count());
     if polled && let Err(error) = poll_serial() {
         log::error!("Serial line: it cannot be polled: {error:?}");

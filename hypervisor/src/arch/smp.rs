@@ -10,7 +10,7 @@
 //! comes too late finds that and halts.
 
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use overcast_core::addr::Mfn;
 use overcast_core::error::{Error, Result};
@@ -142,7 +142,8 @@ const ALIVE: u32 = 2;
 const ABANDONED: u32 = 3;
 
 static STATE: AtomicU32 = AtomicU32::new(IDLE);
-static AP_TSC: AtomicU64 = AtomicU64::new(0);
+/// The CPU that is started is in [`secondary_entry`].
+static ARRIVED: AtomicBool = AtomicBool::new(false);
 static MAIN: AtomicUsize = AtomicUsize::new(0);
 
 /// How long a CPU may take to come up, ns. Generous, for first layers that
@@ -303,9 +304,10 @@ extern "sysv64" fn secondary_entry(cpu: u64) -> ! {
     {
         cpu::halt();
     }
-    AP_TSC.store(cpu::rdtsc(), Ordering::SeqCst);
+    ARRIVED.store(true, Ordering::SeqCst);
     // SAFETY: this stack and the code are the same in the idle tables.
     unsafe { tlb::write_cr3(paging::idle_l4()) };
+    time::compare_tsc(true);
     let main = MAIN.load(Ordering::SeqCst);
     // SAFETY: `start_all` stored a `SecondaryMain` there before this CPU started.
     let main = unsafe { core::mem::transmute::<usize, SecondaryMain>(main) };
@@ -387,14 +389,14 @@ fn start(cpu: CpuId, apic_id: u32, page: u64, l4: Mfn) -> bool {
     }
     let online = percpu::online_count();
     STATE.store(STARTING, Ordering::SeqCst);
-    AP_TSC.store(0, Ordering::SeqCst);
-    let before = cpu::rdtsc();
+    ARRIVED.store(false, Ordering::SeqCst);
+    time::prepare_tsc_comparison();
     apic::send_init(apic_id);
     time::delay_ns(200_000);
     apic::send_startup(apic_id, (page >> 12) as u8);
     let end = time::now() + START_TIMEOUT_NS;
     let mut again = time::now() + 20_000_000;
-    while AP_TSC.load(Ordering::SeqCst) == 0 {
+    while !ARRIVED.load(Ordering::SeqCst) {
         let now = time::now();
         if now > end {
             let given_up =
@@ -410,7 +412,7 @@ fn start(cpu: CpuId, apic_id: u32, page: u64, l4: Mfn) -> bool {
         }
         core::hint::spin_loop();
     }
-    time::check_tsc(before, AP_TSC.load(Ordering::SeqCst), cpu::rdtsc());
+    time::compare_tsc(false);
     // From here on the CPU runs its main; give it the same time again.
     let end = time::now() + START_TIMEOUT_NS;
     while percpu::online_count() == online && time::now() < end {

@@ -6,7 +6,7 @@
 //! hypervisor's never part.
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use overcast_core::clock::{CmosTime, NS_PER_SECOND, TscScale};
 use spin::Once;
@@ -332,9 +332,9 @@ pub fn now() -> u64 {
     ns
 }
 
-/// Whether the TSCs of all CPUs tell the same time.
+/// Whether the TSCs of all CPUs tell the same time: no difference was found that could be seen.
 pub fn is_stable() -> bool {
-    !WARPED.load(Ordering::Relaxed)
+    COMPARED.load(Ordering::Relaxed) && !WARPED.load(Ordering::Relaxed)
 }
 
 /// The TSC value at a system time.
@@ -405,13 +405,57 @@ pub fn apic_bus_hz() -> Option<u64> {
     hypervisor_leaf(b"KVMKVMKVM\0\0\0").map(|_| 1_000_000_000)
 }
 
-/// A CPU that just started says what its TSC was between two readings of the
-/// boot CPU's; they must be in order.
-pub fn check_tsc(before: u64, other: u64, after: u64) {
-    if (other < before || other > after) && !WARPED.swap(true, Ordering::AcqRel) {
-        log::warn!(
-            "Time: TSCs disagree ({other:#x} is not within {before:#x}..{after:#x}); time is kept in step by hand"
+/// How often two CPUs read their TSCs in turn.
+const TURNS: u32 = 128;
+/// How long they may take, ns: the first layer may run one at a time.
+const TURNS_NS: u64 = 200_000_000;
+/// Whose turn it is: the CPU that starts has the even ones.
+static TURN: AtomicU32 = AtomicU32::new(0);
+/// What was read in the turn before.
+static READ: AtomicU64 = AtomicU64::new(0);
+/// Each CPU read its TSC in turn with the boot CPU until the last turn.
+static COMPARED: AtomicBool = AtomicBool::new(true);
+
+/// Before a CPU is started: see [`compare_tsc`].
+pub fn prepare_tsc_comparison() {
+    READ.store(0, Ordering::Relaxed);
+    TURN.store(0, Ordering::Release);
+}
+
+/// All CPUs were started: says what came of the comparisons. Those of a machine whose
+/// owner calls them `unstable` (`tsc=`) are not relied on.
+pub fn end_tsc_comparison(unstable: bool) {
+    COMPARED.fetch_and(!unstable, Ordering::Relaxed);
+    if WARPED.load(Ordering::Acquire) {
+        log::warn!("Time: TSCs disagree; time is kept in step by hand");
+    } else if !COMPARED.load(Ordering::Relaxed) {
+        log::info!(
+            "Time: TSCs were not all compared, or are not relied on; guests compare times themselves"
         );
+    }
+}
+
+/// A CPU that just started (`second`) and the boot CPU read their TSCs in turn: each must
+/// read no less than the other did just before.
+pub fn compare_tsc(second: bool) {
+    let begin = cpu::rdtsc();
+    let mut turn = u32::from(!second);
+    while turn < TURNS {
+        while TURN.load(Ordering::Acquire) != turn {
+            if tsc_to_ns(cpu::rdtsc().saturating_sub(begin)) > TURNS_NS {
+                COMPARED.store(false, Ordering::Relaxed);
+                return;
+            }
+            core::hint::spin_loop();
+        }
+        let other = READ.load(Ordering::Relaxed);
+        let here = cpu::rdtsc();
+        if here < other {
+            WARPED.store(true, Ordering::Release);
+        }
+        READ.store(here, Ordering::Relaxed);
+        TURN.store(turn + 1, Ordering::Release);
+        turn += 2;
     }
 }
 
