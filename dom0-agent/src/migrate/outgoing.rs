@@ -344,6 +344,7 @@ impl<'a> Move<'a> {
             FromTarget::Refuse { reasons } => {
                 return Err(Error::Refused(reasons.join("; ")));
             }
+            FromTarget::Gone { why } => return Err(peer(format!("the target gave up: {why}"))),
             _ => return Err(peer("the target gives no answer to the offer")),
         };
         // It has just made a domain and looked at it, much as it does at the end.
@@ -798,7 +799,8 @@ fn heard(answer: &FromTarget, its: bool) -> Option<ToSource> {
 /// Why a target cut the stream, if it says it; else it is told that nothing more comes.
 fn given_up(error: Error, channel: &mut Channel) -> Error {
     let cut = matches!(&error, Error::Io(_));
-    if cut && channel.set_patience(Some(WHY)).is_ok() {
+    if cut {
+        channel.set_deadline(WHY);
         loop {
             match wire::receive(channel) {
                 Ok(FromTarget::Caught) => {}
@@ -808,6 +810,7 @@ fn given_up(error: Error, channel: &mut Channel) -> Error {
                 _ => break,
             }
         }
+        let _ = channel.set_patience(Some(WHY));
     }
     let why = error.to_string();
     let _ = wire::send(channel, &FromSource::Abort { why: why.clone() });
