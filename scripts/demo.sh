@@ -16,7 +16,8 @@ the client), rounds, and bytes before and after packing.
 
   --trips N        how often there and back; 10 for the long form  [2]
   --memory MIB     the guest's memory                              [96]
-  --load MIB       how much of it the guest writes over again and again [4]
+  --load MIB       how much of it the guest writes over again and again; a load above 8
+                   needs 128 MiB of memory beside it              [4]
   --compress HOW   none, lz4 or zstd                               [lz4]
   --vcpus N        the guest's vCPUs                               [1]
   --disk WHICH     own: each machine has a disk of its own, and the guest's contents go

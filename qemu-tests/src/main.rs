@@ -31,7 +31,8 @@ usage: overcast-qemu-tests run [--filter TEXT] [--jobs N] [--soak]
   --options TEXT  more options for the hypervisor
   --trips N       how often there and back [1]
   --memory MIB    the guest's memory [96]
-  --load MIB      how much of it the guest writes over again and again [4]
+  --load MIB      how much of it the guest writes over again and again; a load above 8
+                  needs 128 MiB of memory beside it [4]
   --compress HOW  none, lz4 or zstd [lz4]
   --vcpus N       the guest's vCPUs [1]
   --disk WHICH    own: each machine has one, and its contents move with the guest; shared:
@@ -100,6 +101,7 @@ fn go(arguments: Vec<String>) -> Result<bool, String> {
             other => return Err(format!("what is {other}?")),
         }
     }
+    demo.check()?;
     match command.as_str() {
         "run" => Ok(runner::run(&cases::all(), &plan)),
         "list" => {

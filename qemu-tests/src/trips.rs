@@ -62,6 +62,25 @@ impl Default for Plan {
     }
 }
 
+/// What a guest takes for itself beside a load, MiB.
+const NEEDED: u32 = 128;
+/// A load that the smallest guest has room for, MiB.
+const LITTLE: u32 = 8;
+
+impl Plan {
+    /// Refuses a load that the guest would run out of memory with.
+    pub fn check(&self) -> Result<(), String> {
+        let needed = self.load.saturating_add(NEEDED);
+        match self.load > LITTLE && needed > self.memory {
+            true => Err(format!(
+                "--load {} takes a guest of --memory {needed} at least",
+                self.load
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
 /// What the client has heard.
 struct Heard {
     /// The last number.

@@ -182,7 +182,7 @@ impl VirtioNet {
             10
         };
         // A frame must fit in a buffer, if it cannot come in several.
-        let most = (BUFFER - header_length - ETHERNET - VLAN_TAG) as u16;
+        let most = (BUFFER - 8 - header_length - ETHERNET - VLAN_TAG) as u16;
         let mtu = if has(features::MERGE) {
             mtu
         } else {
@@ -344,9 +344,17 @@ impl VirtioNet {
         false
     }
 
+    /// Where in the room for a buffer the device begins: so that frames lie, after the header,
+    /// as those do to whom they are copied, word by word.
+    fn pad(&self) -> usize {
+        self.header_length.wrapping_neg() % 8
+    }
+
     /// Gives a buffer for received frames to the device.
     fn give(&self, receive: &mut Receive, buffer: u16) {
-        let address = receive.buffers.address(usize::from(buffer) * BUFFER);
+        let size = BUFFER - self.pad();
+        let start = usize::from(buffer) * BUFFER + self.pad();
+        let address = receive.buffers.address(start);
         let piece = |offset: usize, length: usize| Buffer {
             address: address + offset as u64,
             length: length as u32,
@@ -354,10 +362,10 @@ impl VirtioNet {
         };
         // Legacy devices want the header by itself.
         let apart = self.header_length;
-        let both = [piece(0, apart), piece(apart, BUFFER - apart)];
+        let both = [piece(0, apart), piece(apart, size - apart)];
         // What does not fit is not used: at the start only, see `new`.
         let _ = if self.has(features::MERGE) {
-            let whole = core::iter::once(piece(0, BUFFER));
+            let whole = core::iter::once(piece(0, size));
             receive.ring.add(1, whole, buffer)
         } else {
             receive.ring.add(2, both.into_iter(), buffer)
@@ -376,7 +384,8 @@ impl VirtioNet {
         };
         frame.used = 0;
         frame.keep(first);
-        let base = usize::from(first) * BUFFER;
+        let size = BUFFER - self.pad();
+        let base = usize::from(first) * BUFFER + self.pad();
         let order = Ordering::Relaxed;
         let memory = &receive.buffers;
         let number = if self.has(features::MERGE) {
@@ -387,13 +396,13 @@ impl VirtioNet {
         let offload = self.offload(memory, base);
         let headers = self.header_length;
         let bytes = length as usize;
-        let mut good = bytes >= headers && bytes <= BUFFER && number >= 1;
+        let mut good = bytes >= headers && bytes <= size && number >= 1;
         frame.count = 0;
         frame.length = 0;
         frame.push(
             memory,
             base + headers,
-            bytes.min(BUFFER).saturating_sub(headers),
+            bytes.min(size).saturating_sub(headers),
         );
         for _ in 1..number {
             // A device puts all buffers of a frame into the ring before it says so.
@@ -406,9 +415,10 @@ impl VirtioNet {
                 self.give(receive, next);
             }
             let bytes = length as usize;
-            good &= bytes <= BUFFER && kept;
+            good &= bytes <= size && kept;
             if good {
-                frame.push(&receive.buffers, usize::from(next) * BUFFER, bytes);
+                let start = usize::from(next) * BUFFER + self.pad();
+                frame.push(&receive.buffers, start, bytes);
             }
         }
         good &= frame.length >= ETHERNET;

@@ -137,7 +137,17 @@ impl Frame {
         part(offset, first);
         let at = offset + to_word;
         let (words, last) = out.as_chunks_mut::<8>();
-        for (to, from) in words.iter_mut().zip(self.0.iter().skip(at / 8)) {
+        let source = self.0.get(at / 8..).unwrap_or_default();
+        // Eight words at a time.
+        let (groups, few) = words.as_chunks_mut::<8>();
+        let (from, _) = source.as_chunks::<8>();
+        for (to, from) in groups.iter_mut().zip(from) {
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = from.load(Ordering::Relaxed).to_le_bytes();
+            }
+        }
+        let source = source.get(8 * groups.len()..).unwrap_or_default();
+        for (to, from) in few.iter_mut().zip(source) {
             *to = from.load(Ordering::Relaxed).to_le_bytes();
         }
         part(at + 8 * words.len(), last);
@@ -162,7 +172,15 @@ impl Frame {
         let mut data = data;
         if at.is_multiple_of(8) {
             let (words, rest) = data.as_chunks::<8>();
-            for (to, from) in self.0[at / 8..].iter().zip(words) {
+            let target = &self.0[at / 8..];
+            let (groups, few) = words.as_chunks::<8>();
+            let (to, _) = target.as_chunks::<8>();
+            for (to, from) in to.iter().zip(groups) {
+                for (to, from) in to.iter().zip(from) {
+                    to.store(u64::from_le_bytes(*from), Ordering::Relaxed);
+                }
+            }
+            for (to, from) in target.iter().skip(8 * groups.len()).zip(few) {
                 to.store(u64::from_le_bytes(*from), Ordering::Relaxed);
             }
             at += words.len() * 8;
@@ -207,7 +225,14 @@ impl Frame {
             let to = &self.0[first..first + words];
             let (word, shift) = (source / 8, 8 * (source % 8) as u32);
             if shift == 0 {
-                for (to, from) in to.iter().zip(&other.0[word..word + words]) {
+                let (groups, few) = to.as_chunks::<8>();
+                let (sources, last) = other.0[word..word + words].as_chunks::<8>();
+                for (to, from) in groups.iter().zip(sources) {
+                    for (to, from) in to.iter().zip(from) {
+                        to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+                    }
+                }
+                for (to, from) in few.iter().zip(last) {
                     to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
                 }
             } else {

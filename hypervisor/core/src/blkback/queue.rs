@@ -95,6 +95,8 @@ struct Slot<F: Frontend> {
     data: Data,
     /// Where on the device what was not submitted yet goes.
     sector: u64,
+    /// Of all segments.
+    bytes: u64,
     /// What it changes of the disk that is shown: first sector, and how many.
     changes: (u64, u64),
     /// Segments (of a transfer) or sectors (of a discard) that were submitted.
@@ -123,6 +125,7 @@ impl<F: Frontend> Slot<F> {
             post_flush: false,
             data: Data::Nothing,
             sector: 0,
+            bytes: 0,
             changes: (0, 0),
             done: 0,
             outstanding: 0,
@@ -145,6 +148,7 @@ impl<F: Frontend> Slot<F> {
         self.post_flush = false;
         self.data = Data::Nothing;
         self.sector = 0;
+        self.bytes = 0;
         self.changes = (0, 0);
         self.done = 0;
         self.outstanding = 0;
@@ -283,6 +287,11 @@ impl<F: Frontend> Slot<F> {
     /// The longest run of segments from one on that the device takes at once and that
     /// ends at a block: where it ends, and its bytes. `None` if there is none.
     fn part(&self, disk: &Disk, from: usize) -> Option<(usize, u64)> {
+        // Mostly it is all of them, which end at a block as the request does.
+        let count = self.segments.len();
+        if from == 0 && count <= disk.max_segments && self.bytes <= disk.max_transfer.into() {
+            return Some((count, self.bytes));
+        }
         let (mut bytes, mut best) = (0u64, None);
         let block = u64::from(disk.logical_block_size);
         let run = self.segments.iter().enumerate().skip(from);
@@ -298,8 +307,28 @@ impl<F: Frontend> Slot<F> {
         best
     }
 
-    /// Adds memory to the data; merged with what is before it in a row.
-    fn add(&mut self, disk: &Disk, mut address: u64, mut length: u32) {
+    /// Adds memory to the data, at most a frame; merged with what is before it in a row.
+    #[inline]
+    fn add(&mut self, disk: &Disk, address: u64, length: u32) {
+        self.bytes = self.bytes.wrapping_add(length.into());
+        let most = disk.max_segment_size;
+        if let Some(last) = self.segments.last_mut()
+            && last.address.wrapping_add(last.length.into()) == address
+        {
+            if last.length.saturating_add(length) <= most {
+                last.length = last.length.wrapping_add(length);
+                return;
+            }
+        } else if length <= most {
+            self.segments.push(Segment { address, length });
+            return;
+        }
+        self.add_in_pieces(disk, address, length);
+    }
+
+    /// [`Self::add`], where it is not one piece, or not all goes to the last.
+    #[cold]
+    fn add_in_pieces(&mut self, disk: &Disk, mut address: u64, mut length: u32) {
         while length != 0 {
             let piece = match self.segments.last_mut() {
                 Some(last)
@@ -744,21 +773,18 @@ impl<F: Frontend> Filling<'_, F> {
             Err((_, GrantError::NoSpace)) => return Err(Refusal::Status(BLKIF_RSP_ERROR)),
             Err((reference, error)) => return Err(Fault::Grant(reference, error).into()),
         }
-        let mut bytes = 0;
         for (index, segment) in self.wanted.iter().enumerate() {
             let (offset, length) = (segment.offset.into(), segment.length.into());
             let Some(address) = slot.pages.locate(index, offset, length) else {
                 return Err(Fault::Grant(segment.reference, GrantError::BadPage).into());
             };
             slot.add(self.disk, address, segment.length.into());
-            bytes += u64::from(segment.length);
         }
-        Ok(bytes)
+        Ok(slot.bytes)
     }
 
     /// The same for a frontend whose grants are kept.
     fn hold_persistent(&mut self, slot: &mut Slot<F>) -> Result<u64, Fault> {
-        let mut bytes = 0;
         for index in 0..self.wanted.len() {
             let Some(&segment) = self.wanted.get(index) else {
                 break;
@@ -771,9 +797,8 @@ impl<F: Frontend> Filling<'_, F> {
             let address = page.mfn().address().get() + u64::from(segment.offset);
             slot.add(self.disk, address, segment.length.into());
             slot.kept.push(page);
-            bytes += u64::from(segment.length);
         }
-        Ok(bytes)
+        Ok(slot.bytes)
     }
 
     /// Begins to use a grant, or finds it kept.

@@ -26,12 +26,19 @@ pub struct DataSegment {
 
 impl DataSegment {
     /// From a segment's description.
+    #[inline]
     pub fn parse(bytes: [u8; SEGMENT_BYTES]) -> Result<Self, Fault> {
+        let [.., first, last, _, _] = bytes;
+        Self::read(bytes).ok_or(Fault::SectorsInFrame { first, last })
+    }
+
+    #[inline(always)]
+    fn read(bytes: [u8; SEGMENT_BYTES]) -> Option<Self> {
         let [a, b, c, d, first, last, ..] = bytes;
         if first > last || last >= SECTORS_PER_FRAME {
-            return Err(Fault::SectorsInFrame { first, last });
+            return None;
         }
-        Ok(Self {
+        Some(Self {
             reference: GrantRef(u32::from_le_bytes([a, b, c, d])),
             offset: u16::from(first) * 512,
             length: u16::from(last - first + 1) * 512,

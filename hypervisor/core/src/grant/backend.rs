@@ -1,4 +1,13 @@
 //! Grants that backends in the hypervisor use: frames that devices read and write in place.
+//!
+//! # Invariants
+//!
+//! - For as long as a grant is in use, its entry is pinned, its frame has a reference, and, unless it
+//!   is for reading, one of the writable type: a device never writes a page table.
+//! - References are given back before the pin, and so before the guest can see that the use ended.
+//! - [`BackendGrants`] hold all grants of a request or none. The table's lock is taken once to pin
+//!   them and once to unpin them, and never while a reference is dropped, memory is allocated or a
+//!   TLB flush is waited for. How long it is held is bounded by the segments of a request.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -157,6 +166,10 @@ impl<'h, H: GrantHost> BackendGrants<'h, H> {
         {
             let state = self.table.state.read();
             for reference in references.take(room) {
+                if let Some(extent) = self.table.pin_unused(&state, self.host, reference, want) {
+                    self.frames.push(GrantedFrame { extent, reference });
+                    continue;
+                }
                 match self.table.pin_in(&state, self.host, reference, want, false) {
                     Ok(extent) => self.frames.push(GrantedFrame { extent, reference }),
                     Err(NotPinned::Refused(error, page)) => {
@@ -211,9 +224,11 @@ impl<'h, H: GrantHost> BackendGrants<'h, H> {
         }
         {
             let state = self.table.state.read();
-            for frame in &self.frames {
-                self.table
-                    .unpin_copy_in(&state, self.host, frame.reference, self.readonly);
+            let (table, readonly) = (&self.table, self.readonly);
+            for reference in self.frames.iter().map(|frame| frame.reference) {
+                if !table.unpin_only(&state, self.host, reference, readonly) {
+                    table.unpin_copy_in(&state, self.host, reference, readonly);
+                }
             }
         }
         self.frames.clear();

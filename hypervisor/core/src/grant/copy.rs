@@ -257,6 +257,62 @@ impl GrantTable {
         Ok(Extent::of(&active))
     }
 
+    /// [`Self::pin_in`] of a whole frame by an entry of version 1 that nobody uses yet, as most
+    /// are. `None` if it is none of these, or cannot be: nothing is changed then.
+    #[inline(always)]
+    pub(super) fn pin_unused<H: GrantHost>(
+        &self,
+        state: &State,
+        host: &H,
+        reference: GrantRef,
+        want: Use,
+    ) -> Option<Extent> {
+        let (entry, lock) = state.entry_v1(host, reference)?;
+        let mut active = lock.lock();
+        if !active.pins.is_empty() {
+            return None;
+        }
+        let header = entry.acquire(false, want).ok()?;
+        let mfn = Mfn(header.v1_frame());
+        if !host.get_page(self.domain, mfn) {
+            entry.reduce_status(active.pins, want.readonly);
+            return None;
+        }
+        *active = Active {
+            pins: Pins::of_copy(want.readonly),
+            grantee: want.grantee,
+            mfn,
+            start: 0,
+            length: PAGE_SIZE as u16,
+            is_sub_page: false,
+            trans_domain: self.domain,
+            trans_ref: reference,
+        };
+        Some(Extent::of(&active))
+    }
+
+    /// Undoes [`Self::pin_unused`] where nobody else uses the entry; `false` if somebody does,
+    /// or it is of another kind: nothing is changed then.
+    #[inline(always)]
+    pub(super) fn unpin_only<H: GrantHost>(
+        &self,
+        state: &State,
+        host: &H,
+        reference: GrantRef,
+        readonly: bool,
+    ) -> bool {
+        let Some((entry, lock)) = state.entry_v1(host, reference) else {
+            return false;
+        };
+        let mut active = lock.lock();
+        if active.pins != Pins::of_copy(readonly) || active.is_sub_page {
+            return false;
+        }
+        active.pins = Pins::default();
+        entry.reduce_status(active.pins, readonly);
+        true
+    }
+
     /// Marks a transitive grant as in use. The other table has its own locks, so ours are given
     /// up before it is looked at; that something is under way keeps the version as it is.
     #[cold]

@@ -149,6 +149,7 @@ impl<'m> Entry<'m> {
     /// Marks the entry as in use, after checking that the guest grants that.
     /// What is in use already (`pinned`) was checked before, but for writing.
     /// Gives the header that was found good.
+    #[inline]
     pub(super) fn acquire(&self, pinned: bool, want: Use) -> Result<Header, GrantError> {
         match self {
             Self::V1(word) => Self::acquire_v1(word, pinned, want),
@@ -156,6 +157,7 @@ impl<'m> Entry<'m> {
         }
     }
 
+    #[inline]
     fn acquire_v1(word: &AtomicU64, pinned: bool, want: Use) -> Result<Header, GrantError> {
         let mask = if want.mapping {
             GTF_TYPE_MASK | GTF_SUB_PAGE

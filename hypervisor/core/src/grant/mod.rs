@@ -268,6 +268,22 @@ impl State {
         }
     }
 
+    /// An entry of the guest's and the active one that belongs to it, if they are of version 1.
+    #[inline(always)]
+    fn entry_v1<'m, H: GrantHost>(
+        &self,
+        host: &'m H,
+        reference: GrantRef,
+    ) -> Option<(Entry<'m>, &Mutex<Active>)> {
+        if self.version != Version::V1 {
+            return None;
+        }
+        let (frame, at) = (reference.0 / V1_PER_FRAME, reference.0 % V1_PER_FRAME);
+        let active = self.active.get(frame as usize)?.get(at as usize)?;
+        let words = host.frame(*self.shared.get(frame as usize)?)?;
+        Some((Entry::V1(words.word(at as usize)), active))
+    }
+
     /// The active entry that belongs to a grant; there is one for each that
     /// either version has.
     fn active(&self, reference: GrantRef) -> Option<&Mutex<Active>> {

@@ -92,6 +92,7 @@ fn complain(mfn: Mfn, what: &str) {
 
 impl<H: MmHost> Mm<H> {
     /// Takes a reference to a frame of `owner` (`get_page`).
+    #[inline]
     pub fn get_page(&self, mfn: Mfn, owner: DomainId) -> Option<PageRef<'_, H>> {
         let info = self.frames().ram(mfn)?;
         // Made only if the reference was taken, as dropping it gives it back.
@@ -255,6 +256,7 @@ impl<H: MmHost> Mm<H> {
     ///
     /// # Errors
     /// `Invalid` if the frame is in use as another type.
+    #[inline]
     pub fn get_writable_type(&self, mfn: Mfn) -> Result<()> {
         let info = self.frames().ram(mfn).ok_or(Error::Invalid)?;
         self.get_writable_type_of(info)
