@@ -13,9 +13,9 @@ use xen_abi::domctl::XEN_DOMCTL_SHADOW_OP_OFF;
 use super::disks;
 use super::handover::{Source as State, SourceAction, SourceEvent};
 use super::incoming;
-use super::outgoing;
 use super::status::{Arrival, Claim, Saving, Status, claim};
 use super::suspend::let_go_on;
+use super::target;
 use crate::build;
 use crate::control::{Control, uuid};
 use crate::error::Result;
@@ -135,7 +135,7 @@ fn move_left(
     };
     let (mut state, mut action) = status.state.on(event);
     if action == SourceAction::Ask {
-        let heard = match outgoing::ask(&status) {
+        let heard = match target::ask(&status) {
             Ok(Some(heard)) => heard,
             Ok(None) => {
                 return Ok(Err(format!(
