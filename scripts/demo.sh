@@ -11,7 +11,7 @@ Starts two machines in QEMU, each with Overcast and a Dom0, on two networks: one
 which guests move over TLS, and one for guests. A guest with Debian's kernel counts to a client
 outside, on one TCP connection, and writes memory, while it goes from the first machine to the
 second and back. The client must hear each number once and in order. Printed for each move: how
-long it took, how long the guest was down (by the source's clock, and the longest silence at
+long it took, how long the guest was down (by the source's clock, its own, and the longest silence at
 the client), rounds, and bytes before and after packing.
 
   --trips N        how often there and back; 10 for the long form  [2]

@@ -201,6 +201,23 @@ pub enum Command {
     Manual,
 }
 
+impl Command {
+    /// Whether it leaves something half done, if it ends because nobody reads what it prints.
+    pub fn goes_to_its_end(&self) -> bool {
+        matches!(
+            self,
+            Self::Create(_)
+                | Self::Console { .. }
+                | Self::Daemon
+                | Self::Save(_)
+                | Self::Restore(_)
+                | Self::Migrate(_)
+                | Self::Receive(_)
+                | Self::MigrateRecover { .. }
+        )
+    }
+}
+
 /// A domain to be made.
 #[derive(Args, Debug)]
 pub struct CreateArgs {
@@ -594,6 +611,27 @@ mod tests {
             }
         }
         assert!(count > 15, "{count} commands");
+    }
+
+    #[test]
+    fn who_moves_a_domain_does_not_end_with_its_listener() {
+        let ends = |line: &str| {
+            let cli = Cli::try_parse_from(line.split(' ')).expect(line);
+            !cli.command.goes_to_its_end()
+        };
+        for line in ["list", "dmesg", "store ls /"] {
+            assert!(ends(&format!("overcast {line}")), "{line}");
+        }
+        for line in [
+            "receive",
+            "migrate g host",
+            "save g file",
+            "restore file",
+            "daemon",
+            "migrate-recover",
+        ] {
+            assert!(!ends(&format!("overcast {line}")), "{line}");
+        }
     }
 
     #[test]

@@ -37,7 +37,6 @@ use crate::migrate::disks;
 use crate::migrate::recover::Watch;
 use crate::poll::{self, Ready, Wanted};
 use crate::store::Store;
-use crate::terminal::ignore_broken_pipes;
 use crate::xen::evtchn::EventChannels;
 
 /// Where clients ask for consoles.
@@ -258,7 +257,6 @@ struct Daemon {
 
 /// Runs until it is ended.
 pub fn run() -> Result<()> {
-    ignore_broken_pipes();
     if UnixStream::connect(SOCKET).is_ok() {
         return Err(Error::Usage("the daemon runs already".to_owned()));
     }
@@ -284,10 +282,10 @@ pub fn run() -> Result<()> {
         looked: Instant::now(),
     };
     if let Err(error) = daemon.sweep() {
-        eprintln!("overcast: what others left: {error}");
+        complain!("overcast: what others left: {error}");
     }
     daemon.look_at_domains()?;
-    println!("overcast: the daemon runs");
+    say!("overcast: the daemon runs");
     loop {
         daemon.turn()?;
     }
@@ -553,7 +551,7 @@ impl Daemon {
         };
         console.pty = Pty::open()
             .inspect_err(|error| {
-                eprintln!("overcast: domain {domain}: no terminal for its console: {error}");
+                complain!("overcast: domain {domain}: no terminal for its console: {error}");
             })
             .ok();
         if let Some(pty) = &console.pty {
@@ -574,13 +572,13 @@ impl Daemon {
         self.dealt_with.push(key);
         let mut event = event_for(&config, shutdown);
         if event == Event::Restart && age < LEAST_LIFE {
-            println!(
+            say!(
                 "overcast: {} ended too soon to be started again",
                 config.name
             );
             event = Event::Preserve;
         }
-        println!("overcast: {} ended ({shutdown:?}): {event:?}", config.name);
+        say!("overcast: {} ended ({shutdown:?}): {event:?}", config.name);
         if event == Event::Preserve {
             return;
         }
@@ -588,7 +586,7 @@ impl Daemon {
         // A kernel takes long to unpack, and consoles are to be served meanwhile.
         std::thread::spawn(move || {
             if let Err(error) = follow(id, &uuid, config, event) {
-                eprintln!("overcast: domain {id}: {error}");
+                complain!("overcast: domain {id}: {error}");
             }
         });
     }
@@ -618,7 +616,7 @@ fn follow(id: u16, uuid: &str, mut config: DomainConfig, event: Event) -> Result
     };
     remember(&uuid, &config)?;
     control.unpause(new)?;
-    println!("overcast: {} is domain {new}", config.name);
+    say!("overcast: {} is domain {new}", config.name);
     Ok(())
 }
 

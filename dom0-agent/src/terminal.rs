@@ -1,6 +1,7 @@
 //! A terminal in raw mode, where what is typed comes as it is, at once; and signals.
 
-use std::io::{self, IsTerminal, Stdin};
+use std::fmt;
+use std::io::{self, IsTerminal, Stdin, Write};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
@@ -23,10 +24,14 @@ impl RawTerminal {
     }
 }
 
-/// Has writes to those who are gone fail, and not end the process.
-pub fn ignore_broken_pipes() {
-    // SAFETY: sets a signal's action.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+/// What [`say`](crate::say) does.
+pub fn say(what: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stdout(), "{what}");
+}
+
+/// What [`complain`](crate::complain) does.
+pub fn complain(what: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{what}");
 }
 
 impl Drop for RawTerminal {

@@ -249,8 +249,15 @@ pub(crate) fn guests(host: &mut Session, wanted: u32) -> Result<(), String> {
 }
 
 /// Moves the guest once, and says how it went.
-fn trip(hosts: &mut [Session; 2], from: usize, plan: &Plan, client: &Client) -> Result<(), String> {
+fn trip(
+    hosts: &mut [Session; 2],
+    from: usize,
+    plan: &Plan,
+    client: &Client,
+    state: State,
+) -> Result<(), String> {
     let patience = hosts[0].patience;
+    state.ask(&hosts[from])?;
     let before = client.ten_more(patience)?;
     client.heard().silence = Duration::ZERO;
     let to = 1 - from;
@@ -281,6 +288,7 @@ fn trip(hosts: &mut [Session; 2], from: usize, plan: &Plan, client: &Client) -> 
         ))
     })?;
     let silence = client.heard().silence;
+    let (_, _, still) = state.ask(&hosts[to])?;
     guests(&mut hosts[from], 0)?;
     guests(&mut hosts[to], 1)?;
     if plan.disk == Disk::Own {
@@ -289,7 +297,7 @@ fn trip(hosts: &mut [Session; 2], from: usize, plan: &Plan, client: &Client) -> 
     }
     let bytes = number(&answer, "bytes");
     println!(
-        "{} -> {}: {:.1} s, down for {} ms (silence at the client {} ms), {} rounds, {:.1} MiB sent of {:.1}, \
+        "{} -> {}: {:.1} s, down for {} ms (by the guest's clock {still} ms, silence at the client {} ms), {} rounds, {:.1} MiB sent of {:.1}, \
          {} pages/s written, {:.1} MiB of disks, CPU left {} %, numbers {before} to {after} in order",
         from + 1,
         to + 1,
@@ -379,6 +387,36 @@ fn disk(name: &str, pattern: impl Fn(u32) -> u8) -> Result<PathBuf, String> {
     Ok(path)
 }
 
+/// A port of this host, behind which the guest says how it is.
+#[derive(Clone, Copy)]
+pub(crate) struct State(u16);
+
+impl State {
+    /// The guest's clock (seconds since 1970), how often it wrote to its disk, and for how many
+    /// ms it stood still at most since the last time, by its own clock.
+    fn ask(self, host: &Session) -> Result<(u64, u64, u64), String> {
+        let ask = || -> Option<[u64; 3]> {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.0)).ok()?;
+            let patience = Some(Duration::from_secs(20));
+            stream.set_read_timeout(patience).ok()?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).ok()?;
+            let numbers: Result<Vec<u64>, _> = text.split_whitespace().map(str::parse).collect();
+            numbers.ok()?.try_into().ok()
+        };
+        let begin = Instant::now();
+        loop {
+            match ask() {
+                Some([time, writes, still]) => return Ok((time, writes, still)),
+                None if begin.elapsed() > host.patience => {
+                    return Err(host.failure("the guest does not say what time it is"));
+                }
+                None => std::thread::sleep(Duration::from_millis(200)),
+            }
+        }
+    }
+}
+
 /// Two machines, a guest on one of them, and who listens to it.
 pub(crate) struct Pair {
     /// The machines.
@@ -387,38 +425,13 @@ pub(crate) struct Pair {
     pub at: usize,
     /// Who listens.
     pub client: Client,
-    /// A port of this host, behind which the guest says what time it is.
-    state: u16,
+    /// Where the guest says how it is.
+    state: State,
     /// How the stream is packed.
     pub compress: String,
 }
 
 impl Pair {
-    /// The guest's clock (seconds since 1970), and how often it wrote to its disk.
-    fn state(&self) -> Result<(u64, u64), String> {
-        let ask = || -> Option<(u64, u64)> {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.state)).ok()?;
-            let patience = Some(Duration::from_secs(20));
-            stream.set_read_timeout(patience).ok()?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text).ok()?;
-            let (time, count) = text.trim().split_once(' ')?;
-            Some((time.parse().ok()?, count.parse().ok()?))
-        };
-        let begin = Instant::now();
-        loop {
-            match ask() {
-                Some(state) => return Ok(state),
-                None if begin.elapsed() > self.hosts[0].patience => {
-                    return Err(
-                        self.hosts[self.at].failure("the guest does not say what time it is")
-                    );
-                }
-                None => std::thread::sleep(Duration::from_millis(200)),
-            }
-        }
-    }
-
     /// The guest runs where it is said to be and nowhere else, with its devices and its clock
     /// right.
     pub(crate) fn is_well(&mut self, disk: bool) -> Result<(), String> {
@@ -426,14 +439,14 @@ impl Pair {
         guests(&mut self.hosts[1 - self.at], 0)?;
         let patience = self.hosts[0].patience;
         self.client.ten_more(patience)?;
-        let (time, first) = self.state()?;
+        let (time, first, _) = self.state.ask(&self.hosts[self.at])?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_err(|e| e.to_string())?.as_secs();
         if now.abs_diff(time) > 60 {
             return Err(format!("the guest's clock says {time}, and it is {now}"));
         }
         let begin = Instant::now();
-        while disk && self.state()?.1 == first {
+        while disk && self.state.ask(&self.hosts[self.at])?.1 == first {
             if begin.elapsed() > patience {
                 return Err("the guest's disk stands still".to_owned());
             }
@@ -537,13 +550,15 @@ pub fn run(name: &str, plan: &Plan) -> Result<(), String> {
     )?;
     let client = Client::connect(entry)?;
     if plan.disk == Disk::Own {
+        // Twice: who takes guests has to outlive one that does not come.
+        given_up(&mut hosts)?;
         given_up(&mut hosts)?;
     }
     let mut pair = Pair {
         hosts,
         at: 0,
         client,
-        state,
+        state: State(state),
         compress: plan.compress.clone(),
     };
     faults::run(&mut pair, plan)?;
@@ -551,11 +566,12 @@ pub fn run(name: &str, plan: &Plan) -> Result<(), String> {
         mut hosts,
         at,
         client,
+        state,
         ..
     } = pair;
     for _ in 0..plan.trips {
-        trip(&mut hosts, at, plan, &client)?;
-        trip(&mut hosts, 1 - at, plan, &client)?;
+        trip(&mut hosts, at, plan, &client, state)?;
+        trip(&mut hosts, 1 - at, plan, &client, state)?;
     }
     let last = client.ten_more(hosts[0].patience)?;
     println!("{name}: {last} numbers, every one once and in order");

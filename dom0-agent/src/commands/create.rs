@@ -88,7 +88,7 @@ pub fn configuration(args: &CreateArgs) -> Result<DomainConfig> {
     let named = |error: ConfigError| Error::Usage(format!("{origin}: {error}"));
     let (config, unknown) = DomainConfig::from_table(table).map_err(named)?;
     for key in unknown {
-        eprintln!("overcast: {origin}: {key} is not known, and ignored");
+        complain!("overcast: {origin}: {key} is not known, and ignored");
     }
     Ok(config)
 }
@@ -187,7 +187,7 @@ pub fn make(
         Ok(()) => Ok((shell.domain, uuid)),
         Err(error) => {
             if let Err(left) = build::remove(control, store, shell.domain) {
-                eprintln!("overcast: domain {} is left behind: {left}", shell.domain);
+                complain!("overcast: domain {} is left behind: {left}", shell.domain);
             }
             Err(error)
         }
@@ -208,7 +208,7 @@ pub fn create(args: &CreateArgs, json: bool) -> Result<()> {
     })?;
     drop(bar);
     if let Err(error) = daemon::remember(&uuid, &config) {
-        eprintln!("overcast: the daemon will not know the domain: {error}");
+        complain!("overcast: the daemon will not know the domain: {error}");
     }
     if !args.paused {
         control.unpause(id)?;
@@ -220,7 +220,7 @@ pub fn create(args: &CreateArgs, json: bool) -> Result<()> {
             uuid: &uuid,
         });
     }
-    println!("{} is domain {id}", config.name);
+    say!("{} is domain {id}", config.name);
     match args.console {
         true => client::attach(id, Duration::from_secs(2)),
         false => Ok(()),

@@ -31,10 +31,10 @@ pub fn init(args: &InitArgs) -> Result<()> {
             _ => name.into_owned(),
         };
         keys.trust(&name, path)?;
-        println!("{name} is trusted");
+        say!("{name} is trusted");
     }
     if made {
-        println!(
+        say!(
             "keys are made; other hosts trust this one with its {}: overcast init --trust FILE",
             keys.certificate().display()
         );
@@ -47,7 +47,7 @@ pub fn receive(args: &ReceiveArgs) -> Result<()> {
     // No use where domains cannot be made.
     let control = Control::open()?;
     for why in recover::recover(&control, &mut Store::open()?, false)?.open {
-        eprintln!("overcast: {why}");
+        complain!("overcast: {why}");
     }
     let listen = match args.listen.contains(':') {
         true => args.listen.clone(),
@@ -90,7 +90,7 @@ pub fn migrate(args: &MigrateArgs, json: bool) -> Result<()> {
         return print_json(&status);
     }
     match args.dry_run {
-        true => println!("{} could be moved to {}", status.name, status.host),
+        true => say!("{} could be moved to {}", status.name, status.host),
         false => {
             let disks = match status.disk_passes.len() {
                 0 => String::new(),
@@ -99,7 +99,7 @@ pub fn migrate(args: &MigrateArgs, json: bool) -> Result<()> {
                     status.disk_bytes >> 20
                 ),
             };
-            println!(
+            say!(
                 "{} is at {}: {:.1} s, down for {} ms, {} rounds, {} MiB{disks}",
                 status.name,
                 status.host,
@@ -183,7 +183,7 @@ pub fn recover(abandoned: bool, json: bool) -> Result<()> {
     let control = Control::open()?;
     let done = recover::recover(&control, &mut Store::open()?, abandoned)?;
     for why in &done.open {
-        eprintln!("overcast: {why}");
+        complain!("overcast: {why}");
     }
     if json {
         return print_json(&done.moves);
@@ -193,7 +193,7 @@ pub fn recover(abandoned: bool, json: bool) -> Result<()> {
             State::Gone => "runs at the target",
             _ => "goes on here",
         };
-        println!("{} {what}", status.name);
+        say!("{} {what}", status.name);
     }
     Ok(())
 }

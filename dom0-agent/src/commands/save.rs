@@ -37,7 +37,7 @@ pub fn save(args: &SaveArgs, json: bool) -> Result<()> {
     if json {
         return print_json(&report);
     }
-    println!(
+    say!(
         "{} is saved in {}: {} MiB, {:.1} s",
         report.name,
         report.file.display(),
@@ -66,6 +66,6 @@ pub fn restore(args: &RestoreArgs, json: bool) -> Result<()> {
     if json {
         return print_json(&report);
     }
-    println!("{} is domain {}", report.name, report.domain);
+    say!("{} is domain {}", report.name, report.domain);
     Ok(())
 }

@@ -61,12 +61,12 @@ pub fn at(point: Point) {
         return;
     };
     if wanted == point.name() {
-        eprintln!("overcast: ends at {wanted}, as OVERCAST_FAULT asks");
+        complain!("overcast: ends at {wanted}, as OVERCAST_FAULT asks");
         // SAFETY: nothing of this process is used after it.
         unsafe { libc::_exit(137) };
     }
     if wanted.strip_suffix(":stall") == Some(point.name()) {
-        eprintln!("overcast: stands still at {wanted}, as OVERCAST_FAULT asks");
+        complain!("overcast: stands still at {wanted}, as OVERCAST_FAULT asks");
         loop {
             std::thread::sleep(Duration::from_secs(60));
         }

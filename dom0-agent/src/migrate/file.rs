@@ -119,11 +119,11 @@ pub fn save(
     if result.is_err() || manner.go_on {
         match let_go_on(control, store, info.id, manner.patience) {
             Ok(true) => asked.forget(),
-            Ok(false) => eprintln!(
+            Ok(false) => complain!(
                 "overcast: domain {} began to suspend and is not done; `overcast migrate-recover` lets it go on then",
                 info.id
             ),
-            Err(error) => eprintln!(
+            Err(error) => complain!(
                 "overcast: domain {} is suspended and cannot go on: {error}",
                 info.id
             ),
@@ -338,7 +338,7 @@ impl Incoming {
     /// Remembers for the daemon what it is when it reboots. It runs without that, too.
     pub fn remember(&self, control: &Control, saved: &mut Saved) {
         if let Err(error) = daemon::remember_arrival(control, self.domain(), saved) {
-            eprintln!(
+            complain!(
                 "overcast: the daemon will not know {}: {error}",
                 saved.config.name
             );
@@ -357,7 +357,7 @@ impl Incoming {
     /// Takes it away.
     pub fn remove(&self, control: &Control, store: &mut Store) {
         if let Err(left) = build::remove(control, store, self.shell.domain) {
-            eprintln!(
+            complain!(
                 "overcast: domain {} is left behind: {left}",
                 self.shell.domain
             );

@@ -80,7 +80,7 @@ impl Receiver {
         };
         let listener = TcpListener::bind(listen)
             .map_err(|error| Error::Usage(format!("{listen}: {error}")))?;
-        println!("waits for domains at {listen}");
+        say!("waits for domains at {listen}");
         Ok(Self {
             listener,
             tls,
@@ -94,9 +94,10 @@ impl Receiver {
         let (tell, came) = mpsc::channel();
         thread::spawn(move || self.accept(&tell));
         for (arrival, from) in came {
-            println!(
+            say!(
                 "{} came from {from} and is domain {}",
-                arrival.name, arrival.domain
+                arrival.name,
+                arrival.domain
             );
             if once {
                 break;
@@ -113,7 +114,7 @@ impl Receiver {
                 Ok(accepted) => accepted,
                 // It was gone again, or too many files are open for the moment.
                 Err(error) => {
-                    eprintln!("overcast: a connection that could not be taken: {error}");
+                    complain!("overcast: a connection that could not be taken: {error}");
                     thread::sleep(PAUSE);
                     continue;
                 }
@@ -130,7 +131,7 @@ impl Receiver {
                     // Nobody listens: the one that was wanted came.
                     Ok(Some(arrival)) => drop(tell.send((arrival, from))),
                     Ok(None) => {}
-                    Err(error) => eprintln!("overcast: from {from}: {error}"),
+                    Err(error) => complain!("overcast: from {from}: {error}"),
                 }
             });
         }
@@ -393,14 +394,14 @@ fn step(arrival: &mut Arrival, event: TargetEvent) -> Result<Option<FromTarget>>
                 new.state = state;
                 // The commit point: once this is on disk, it runs here.
                 if let Err(error) = new.write() {
-                    eprintln!("overcast: {}: {error}", arrival.name);
+                    complain!("overcast: {}: {error}", arrival.name);
                     return step(arrival, TargetEvent::Failed);
                 }
                 *arrival = new;
             }
             // For a Dom0 that loses the disk's word.
             if let Err(error) = mark(&mut store, arrival, RUNNING) {
-                eprintln!("overcast: {}: {error}", arrival.name);
+                complain!("overcast: {}: {error}", arrival.name);
             }
             fault::at(Point::TargetWritten);
             let_run(&control, arrival.domain, &arrival.uuid)?;
@@ -474,7 +475,7 @@ fn prepare(
     match cpu::obstacles(control, &policy, &cpu::set_of(&saved.seen)) {
         Ok(found) if offer.force_cpu => found
             .iter()
-            .for_each(|obstacle| eprintln!("overcast: {}: {obstacle}", saved.config.name)),
+            .for_each(|obstacle| complain!("overcast: {}: {obstacle}", saved.config.name)),
         Ok(found) => reasons.extend(found.iter().map(ToString::to_string)),
         Err(error) => reasons.push(format!("the CPU that the guest sees: {error}")),
     }

@@ -204,7 +204,7 @@ impl<'a> Move<'a> {
         let _ = self.status.write(true);
         self.status.clear_cancel();
         if let Err(error) = &stayed {
-            eprintln!("overcast: {}: {error}", self.status.name);
+            complain!("overcast: {}: {error}", self.status.name);
         }
         result.and(stayed)?;
         Ok(self.status)
@@ -512,7 +512,7 @@ impl<'a> Move<'a> {
                 Err(Error::Hypercall {
                     errno: errno::EOPNOTSUPP | errno::ENOSYS | errno::EINVAL,
                     ..
-                }) => eprintln!(
+                }) => complain!(
                     "overcast: this hypervisor does not log written pages: the guest is suspended while it is sent"
                 ),
                 Err(error) => return Err(error),

@@ -198,9 +198,10 @@ impl Watch {
             let open = match thread.join() {
                 Ok(Ok(done)) => {
                     for status in done.moves {
-                        println!(
+                        say!(
                             "overcast: the move of {} is decided: {:?}",
-                            status.name, status.state
+                            status.name,
+                            status.state
                         );
                     }
                     done.open
@@ -210,7 +211,7 @@ impl Watch {
             };
             // Once, and not each time.
             if open != self.told {
-                open.iter().for_each(|why| eprintln!("overcast: {why}"));
+                open.iter().for_each(|why| complain!("overcast: {why}"));
                 self.told = open;
             }
         }

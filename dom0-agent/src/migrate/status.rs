@@ -257,8 +257,8 @@ fn load_all<T: DeserializeOwned>(kind: &str) -> Result<Vec<(PathBuf, T)>> {
             (Ok(written), Ok(value)) => found.push((written, path, value)),
             // It may have been removed meanwhile.
             (Err(error), _) if error.kind() == ErrorKind::NotFound => {}
-            (Err(error), _) => eprintln!("overcast: {}: {error}", path.display()),
-            (_, Err(error)) => eprintln!("overcast: {}: {error}", path.display()),
+            (Err(error), _) => complain!("overcast: {}: {error}", path.display()),
+            (_, Err(error)) => complain!("overcast: {}: {error}", path.display()),
         }
     }
     found.sort_by_key(|(written, ..)| *written);

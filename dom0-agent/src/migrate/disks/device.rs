@@ -130,7 +130,7 @@ impl Drop for Attached {
     fn drop(&mut self) {
         let gone = Store::open().and_then(|mut store| detach(&mut store, self.number));
         if let Err(error) = gone {
-            eprintln!("overcast: Dom0's disk {} stays: {error}", self.number);
+            complain!("overcast: Dom0's disk {} stays: {error}", self.number);
         }
     }
 }
@@ -239,8 +239,25 @@ fn detach(store: &mut Store, number: u32) -> Result<()> {
             sleep(LOOK);
         }
     }
+    let end = Instant::now() + PATIENCE;
+    // Dom0's kernel may be about to connect: what it writes would make its end's directory anew.
+    let driven = Path::new("/sys/bus/xen/drivers/vbd").exists();
+    while driven && Instant::now() < end {
+        let state = store.read_text(&format!("{front}/state"))?;
+        let state = state.and_then(|state| state.parse::<u32>().ok());
+        if state.is_none_or(|state| state == XENBUS_STATE_CLOSED) {
+            break;
+        }
+        sleep(LOOK);
+    }
     for path in [&front, &back] {
         missing(store.remove(path))?;
+    }
+    // Until it has seen that.
+    let device = format!("/sys/bus/xen/devices/vbd-{number}");
+    while Path::new(&device).exists() && Instant::now() < end {
+        sleep(LOOK);
+        missing(store.remove(&front))?;
     }
     Ok(())
 }
