@@ -18,8 +18,9 @@
 //!
 //! A backend's node `state` that the tools set to Closing asks for the end: the frontend
 //! sees it too, and closes; one that never connected is Closed at once. The directory of a
-//! device that is Closed, and whose `online` the tools have set to 0, is removed [`LINGER`]
-//! later: they wait for that, but have to see first that it is Closed.
+//! device that is Closed, and whose `online` the tools have set to 0, is removed once they
+//! have seen that: libxl sets a watch on the directory itself then, and waits until it is gone.
+//! Who sets none finds it gone [`LINGER`] later.
 //!
 //! A frontend whose driver is unbound goes to Closed. Linux's netfront writes Initialising when it
 //! is bound again, and so is back; its blkfront keeps the state Closed that it had, and waits for
@@ -84,9 +85,11 @@ use crate::xenstore::{Client, View};
 const EVENTS_A_RUN: u32 = 32;
 /// The longest text that is taken from a frontend.
 const MAX_FRONTEND_TEXT: usize = 256;
-/// How long a device that the tools have given up is still to be seen, Closed, ns. They wait
-/// ten seconds; if it is gone before they have looked, they complain.
+/// How long a device that the tools have given up is still to be seen, Closed, at most, ns. They
+/// wait ten seconds; if it is gone before they have looked, they complain.
 const LINGER: u64 = 5_000_000_000;
+/// How often it is looked whether they have, ns.
+const LOOK: u64 = 20_000_000;
 /// Token of the watch on backends' directories.
 const BACKENDS: &str = "backend";
 
@@ -159,7 +162,7 @@ pub struct Device {
     state: AtomicU32,
     /// Somebody found that it cannot go on.
     failed: AtomicBool,
-    /// When it is to be removed, ns; 0 for never.
+    /// When it is to be removed at the latest, ns; 0 for never.
     remove_at: AtomicU64,
 }
 
@@ -540,7 +543,7 @@ impl Bus {
         for instance in failed {
             instance.act(Action::Closing);
         }
-        self.remove_what_is_over();
+        self.remove_what_is_over(client);
         for _ in 0..EVENTS_A_RUN {
             let Some(event) = client.next_event() else {
                 return Progress::Done;
@@ -555,23 +558,29 @@ impl Bus {
         Progress::More
     }
 
-    /// Removes what was given up long enough ago, and looks again when the next was.
-    fn remove_what_is_over(&self) {
+    /// Removes what was given up, and looks again soon if there is more.
+    fn remove_what_is_over(&self, client: &Client) {
         let now = time::now();
-        let (mut due, mut next) = (Vec::new(), u64::MAX);
-        for instance in self.devices.lock().values() {
-            let remove_at = &instance.device.remove_at;
-            match remove_at.load(Ordering::Acquire) {
-                0 => {}
-                at if at <= now => {
-                    remove_at.store(0, Ordering::Release);
-                    due.push(instance.device.clone());
+        let given_up: Vec<_> = {
+            let devices = self.devices.lock();
+            let all = devices.values().map(|it| &it.device);
+            all.filter(|device| device.remove_at.load(Ordering::Acquire) != 0)
+                .cloned()
+                .collect()
+        };
+        let mut next = u64::MAX;
+        for device in given_up {
+            let at = device.remove_at.load(Ordering::Acquire);
+            let late = at <= now;
+            if late || client.is_watched_by_tools(&device.backend_path) {
+                if late {
+                    log::info!("xenbus: {}: nobody waits for its end", device.name());
                 }
-                at => next = next.min(at),
+                device.remove_at.store(0, Ordering::Release);
+                device.remove_if_over();
+            } else {
+                next = next.min(at).min(now.saturating_add(LOOK));
             }
-        }
-        for device in due {
-            device.remove_if_over();
         }
         if next != u64::MAX {
             io::raise_at(self.task.id(), next);

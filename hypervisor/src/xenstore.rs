@@ -333,6 +333,11 @@ impl Client {
         with(|store| store.unwatch(self.view.connection, path, token))
     }
 
+    /// Whether Dom0 has a watch on this very path.
+    pub fn is_watched_by_tools(&self, path: &str) -> bool {
+        with(|store| store.is_watched_by_tools(path))
+    }
+
     /// The next event.
     pub fn next_event(&self) -> Option<WatchEvent> {
         with(|store| store.next_event(self.view.connection))

@@ -98,8 +98,8 @@ pub fn all() -> Vec<Case> {
         case("migrate-two-machines", |n| {
             trips::run(n, &trips::Plan::default())
         }),
-        long("migrate-faults", |n| faults::inject(n, faults::SHORT)),
-        long("migrate-all-faults", |n| faults::inject(n, faults::LONG)),
+        case("migrate-faults", |n| faults::inject(n, faults::SHORT)),
+        long("migrate-more-faults", |n| faults::inject(n, faults::LONG)),
         long("saved-by-xen", moves::from_xen),
         case("domains-1000", oracle::thousand_domains),
         case("log-dirty", oracle::log_dirty),

@@ -26,37 +26,27 @@ pub enum Fault {
     SaveKilled,
 }
 
-/// Those that CI has time for.
+/// Those that CI has time for: each turn of the handover, from both ends.
 pub const SHORT: &[Fault] = &[
     Fault::Stays("source-round"),
     Fault::Cancelled,
     Fault::Stays("source-suspended"),
-    Fault::Stays("target-page"),
     Fault::Stays("target-ready"),
     Fault::Moves("source-commit"),
-    Fault::DiskFull,
     Fault::Stays("source-doubt"),
-    Fault::Stays("target-commit"),
     Fault::Moves("target-written"),
 ];
 
-/// All.
+/// The others.
 pub const LONG: &[Fault] = &[
     Fault::Stays("source-offer"),
-    Fault::Stays("source-round"),
-    Fault::Stays("source-suspended"),
     Fault::Stays("source-ready"),
-    Fault::Stays("source-doubt"),
-    Fault::Moves("source-commit"),
     Fault::Moves("source-running"),
     Fault::Stays("target-offer"),
     Fault::Stays("target-page"),
     Fault::Stays("target-complete"),
-    Fault::Stays("target-ready"),
     Fault::Stays("target-commit"),
-    Fault::Moves("target-written"),
     Fault::Moves("target-running"),
-    Fault::Cancelled,
     Fault::LinkCut,
     Fault::NoMemory,
     Fault::TooSlow,
@@ -64,10 +54,15 @@ pub const LONG: &[Fault] = &[
     Fault::SaveKilled,
 ];
 
-/// A shell's function that prints what a machine has: free memory, and nodes of the store.
-const REST: &str = "rest() { echo $(overcast info --json | sed -n 's/.*\"free_memory_kib\": *\\([0-9]*\\).*/\\1/p') \
-     $(for d in /local/domain /libxl /vm /local/domain/32754/backend/vif /local/domain/32754/backend/vbd; do \
-     overcast store ls $d 2>/dev/null | wc -l; done); }";
+/// Shell's functions: `nodes` prints what the store and the daemon's records name, without values;
+/// `unused` the machine's free memory in KiB; `clean` says whether both are as they were noted.
+///
+/// The hypervisor's heap grows by 2 MiB and never shrinks: what is missing otherwise is lost.
+const REST: &str = "nodes() { (for d in /local/domain /libxl /vm; do overcast store ls $d 2>/dev/null | sed 's/ = .*//'; done; \
+     ls /run/overcast/domains 2>/dev/null) | sort; }; \
+     unused() { overcast info --json | sed -n 's/.*\"free_memory_kib\": *\\([0-9]*\\).*/\\1/p'; }; \
+     clean() { nodes | cmp -s /tmp/nodes && lost=$(($(cat /tmp/unused) - $(unused))) && \
+     [ $((lost % 2048)) = 0 ] && [ $lost -le 8192 ]; }";
 
 /// Two machines and a guest with a disk that both see, which bears all of these.
 ///
@@ -83,16 +78,33 @@ pub fn inject(name: &str, faults: &'static [Fault]) -> Result<(), String> {
     trips::run(name, &plan)
 }
 
+/// Notes what machines without a guest have, once one like that of the test has come and gone:
+/// some of what a first one needs stays.
+pub(crate) fn note(hosts: &mut [Session; 2], plan: &Plan) -> Result<(), String> {
+    if plan.faults.is_empty() {
+        return Ok(());
+    }
+    for host in hosts {
+        host.shell(REST)?;
+        says(
+            host,
+            "overcast create --paused --name first --kernel /guest/vmlinuz --memory 96 --vif network=eth1 \
+             --disk vda,xvda,w 2>/tmp/error || cat /tmp/error",
+            "first is domain",
+        )?;
+        says(host, "overcast destroy first && echo gone", "gone")?;
+        guests(host, 0)?;
+        // Its backends may take a moment longer.
+        host.shell("sleep 2; nodes >/tmp/nodes; unused >/tmp/unused; cat /tmp/unused")?;
+    }
+    Ok(())
+}
+
 /// Has each of the plan's faults happen.
 pub(crate) fn run(pair: &mut Pair, plan: &Plan) -> Result<(), String> {
     if plan.faults.is_empty() {
         return Ok(());
     }
-    for host in &mut pair.hosts {
-        host.shell(REST)?;
-    }
-    // The second machine has no guest yet.
-    pair.hosts[1].shell("rest >/tmp/empty; cat /tmp/empty")?;
     for fault in plan.faults {
         let from = pair.at;
         one(pair, *fault).map_err(|why| format!("{fault:?}, from machine {}: {why}", from + 1))?;
@@ -101,7 +113,8 @@ pub(crate) fn run(pair: &mut Pair, plan: &Plan) -> Result<(), String> {
             .and_then(|()| nothing_left(pair));
         if let Err(why) = well {
             for host in &mut pair.hosts {
-                host.shell("overcast list; overcast migrate-status; cat /tmp/daemon.log /tmp/receive.log /tmp/move; rest")?;
+                host.shell("overcast list; overcast migrate-status; cat /tmp/daemon.log /tmp/receive.log /tmp/move; \
+                     nodes | diff /tmp/nodes -; cat /tmp/unused; unused")?;
             }
             return Err(pair.hosts[from].failure(&format!("after {fault:?}: {why}")));
         }
@@ -115,11 +128,7 @@ pub(crate) fn run(pair: &mut Pair, plan: &Plan) -> Result<(), String> {
 
 /// The machine without a guest has what it had before one came.
 fn nothing_left(pair: &mut Pair) -> Result<(), String> {
-    let host = &mut pair.hosts[1 - pair.at];
-    // The first machine is seen empty only once its guest has gone for the first time.
-    host.shell("[ -e /tmp/empty ] || rest >/tmp/empty")?;
-    host.shell(&until("[ \"$(rest)\" = \"$(cat /tmp/empty)\" ]"))?;
-    Ok(())
+    pair.hosts[1 - pair.at].shell(&until("clean")).map(|_| ())
 }
 
 fn other(host: usize) -> String {
@@ -206,7 +215,7 @@ fn one(pair: &mut Pair, fault: Fault) -> Result<(), String> {
         Fault::NoMemory => {
             // All but 32 MiB.
             let fill = "overcast create --paused --name fill --kernel /guest/vmlinuz --memory \
-                        $(($(rest | sed 's/ .*//') / 1024 - 32))M";
+                        $(($(unused) / 1024 - 32))M";
             says(&mut pair.hosts[to], fill, "fill is domain")?;
             begin(pair, "", "")?;
             ends_with(pair, "MiB of memory are wanted")?;

@@ -17,6 +17,7 @@
 //! - [`trips`]: a guest that goes from one machine to another and back
 //! - [`mod@bench`]: what operations cost a guest, beside real Xen and bare hardware
 //! - [`io_bench`]: what requests to disk and network cost
+//! - [`io_wall`]: how fast they are
 //!
 //! No test depends on how fast the host is: the limits on time only end what
 //! hangs, and are generous.
@@ -32,6 +33,7 @@ pub mod faults;
 pub mod guest_log;
 pub mod image;
 pub mod io_bench;
+pub mod io_wall;
 pub mod levels;
 pub mod machine;
 pub mod moves;

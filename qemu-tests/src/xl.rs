@@ -177,6 +177,10 @@ fn tools(name: &str) -> Result<(), String> {
         return Err(s.failure(&format!("xl destroy says {answer:?}")));
     }
     s.shell("n=0; while [ $(xl list | wc -l) -gt 2 ] && [ $n -lt 60 ]; do n=$((n+1)); sleep 1; done; [ $n -lt 60 ]")?;
+    // They went as soon as xl waited for it.
+    if s.text().contains("nobody waits for its end") {
+        return Err(s.failure("xl had to wait"));
+    }
     s.shell("rm -f /run/two.save")?;
     let mut after = free_memory(s)?;
     for _ in 0..10 {

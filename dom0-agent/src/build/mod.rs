@@ -36,7 +36,8 @@ use zerocopy::FromZeros;
 use crate::cli::parse_cpus;
 use crate::config::DomainConfig;
 use crate::config::domain::TscMode;
-use crate::control::{Control, Share};
+use crate::control::{Control, DomainInfo, Share, uuid};
+use crate::daemon;
 use crate::error::{Error, Result};
 use crate::xen::foreign::{Access, ForeignMap};
 
@@ -393,11 +394,23 @@ pub fn grant_rings(control: &Control, shell: &Shell, rings: &Rings) -> Result<()
 
 /// Ends a domain and removes what is known of it.
 pub fn remove(control: &Control, store: &mut crate::store::Store, domain: u16) -> Result<()> {
+    let uuid = control.domain_info(domain).map(|info| uuid(&info.handle));
     // So that it does nothing any more while its devices go.
     let _ = control.pause(domain);
     nodes::remove_devices(store, domain)?;
     control.destroy(domain)?;
-    nodes::remove(store, domain)
+    nodes::remove(store, domain)?;
+    // One that is moved within the machine is there twice.
+    let last = |uuid: &String| {
+        let mine = |info: &DomainInfo| info.uuid == *uuid && info.id != domain;
+        control
+            .domains()
+            .is_ok_and(|domains| !domains.iter().any(mine))
+    };
+    if let Some(uuid) = uuid.ok().filter(last) {
+        daemon::forget(&uuid);
+    }
+    Ok(())
 }
 
 /// Random bytes of the kernel's.

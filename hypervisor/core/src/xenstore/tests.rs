@@ -709,3 +709,22 @@ fn control_says_what_it_can_do() {
         "/local/domain/7\0"
     );
 }
+
+#[test]
+fn it_is_known_what_the_tools_watch() {
+    let mut rig = rig(&[3]);
+    let path = "/local/domain/3/d";
+    assert_eq!(rig.ask(0, XS_WRITE, 0, &format!("{path}/state\0x")), "OK\0");
+    // Neither those of the hypervisor nor of a guest, nor those above and below.
+    let client = rig.store.add_client();
+    rig.store.watch(client, path, "t").unwrap();
+    assert_eq!(rig.ask(3, XS_WATCH, 0, &format!("{path}\0t\0")), "OK\0");
+    for near in ["/local/domain/3", "/local/domain/3/d/state"] {
+        assert_eq!(rig.ask(0, XS_WATCH, 0, &format!("{near}\0t\0")), "OK\0");
+    }
+    assert!(!rig.store.is_watched_by_tools(path));
+    assert_eq!(rig.ask(0, XS_WATCH, 0, &format!("{path}\0t\0")), "OK\0");
+    assert!(rig.store.is_watched_by_tools(path));
+    assert_eq!(rig.ask(0, XS_UNWATCH, 0, &format!("{path}\0t\0")), "OK\0");
+    assert!(!rig.store.is_watched_by_tools(path));
+}

@@ -195,6 +195,16 @@ impl<H: Host> Store<H> {
         }
     }
 
+    /// Whether somebody outside of the hypervisor who may do all has a watch on this very path.
+    pub fn is_watched_by_tools(&self, path: &str) -> bool {
+        let by_tools = |watch: &Arc<Watch>| {
+            let there = self.connections.get(&watch.connection);
+            there.is_some_and(|there| !there.internal && there.who.is_privileged())
+        };
+        let there = self.watches.by_path.get(path);
+        there.is_some_and(|list| list.iter().any(by_tools))
+    }
+
     /// Takes all watches of a connection back.
     pub(super) fn drop_watches(&mut self, connection: ConnectionId) {
         let Some(there) = self.connections.get_mut(&connection) else {
