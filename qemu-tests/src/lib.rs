@@ -8,12 +8,14 @@
 //! - [`cases`]: the tests
 //! - [`disks`]: tests of Dom0's disks
 //! - [`image`]: the disk image for clouds
+//! - [`metadata`]: a cloud's service that tells a machine who it is
 //! - [`neighbours`]: guests that share a switch and a disk, one of them hostile
 //! - [`nested`]: machines within machines
 //! - [`oracle`]: the same questions to real Xen and to Overcast
 //! - [`runner`]: runs cases, some at a time
 //! - [`soak`]: a userland under stress for minutes
 //! - [`levels`]: CPUs as programs in guests see them, on several models
+//! - [`tap`]: what the network device leaves to the host, and the host to it
 //! - [`trips`]: a guest that goes from one machine to another and back
 //! - [`mod@bench`]: what operations cost a guest, beside real Xen and bare hardware
 //! - [`io_bench`]: what requests to disk and network cost
@@ -36,6 +38,7 @@ pub mod io_bench;
 pub mod io_wall;
 pub mod levels;
 pub mod machine;
+pub mod metadata;
 pub mod moves;
 pub mod neighbours;
 pub mod nested;
@@ -45,5 +48,6 @@ pub mod runner;
 pub mod session;
 pub mod soak;
 pub mod survivors;
+pub mod tap;
 pub mod trips;
 pub mod xl;
