@@ -15,7 +15,7 @@ long it took, how long the guest was down (by the source's clock, its own, and t
 the client), rounds, and bytes before and after packing.
 
   --trips N        how often there and back; 10 for the long form  [2]
-  --memory MIB     the guest's memory                              [96]
+  --memory MIB     the guest's memory                             [128]
   --load MIB       how much of it the guest writes over again and again; a load above 8
                    needs 128 MiB of memory beside it              [4]
   --compress HOW   none, lz4 or zstd                               [lz4]

@@ -22,14 +22,15 @@ END
 CHECK=0
 PACKAGES="qemu-system-x86:qemu-system-x86_64 libxen-dev:/usr/include/xen/xen.h busybox-static:/bin/busybox
     cpio:cpio kmod:/sbin/depmod gcc:gcc libc6-dev:/usr/include/stdio.h xz-utils:xz zstd:zstd binutils:objcopy curl:curl
-    ca-certificates:/etc/ssl/certs/ca-certificates.crt iperf3:iperf3 ethtool:/sbin/ethtool"
+    ca-certificates:/etc/ssl/certs/ca-certificates.crt iperf3:iperf3 ethtool:/sbin/ethtool iproute2:/sbin/ip"
 for argument; do
     case $argument in
     --check) CHECK=1 ;;
     --debian) PACKAGES="$PACKAGES mmdebstrap:mmdebstrap" ;;
     --image) PACKAGES="$PACKAGES mmdebstrap:mmdebstrap dosfstools:/sbin/mkfs.vfat mtools:mcopy fdisk:/sbin/sfdisk
         qemu-utils:qemu-img grub-pc-bin:/usr/lib/grub/i386-pc/boot.img grub-common:grub-mkimage
-        grub-efi-amd64-bin:/usr/lib/grub/x86_64-efi/kernel.img ovmf:/usr/share/OVMF/OVMF_CODE_4M.fd" ;;
+        grub-efi-amd64-bin:/usr/lib/grub/x86_64-efi/kernel.img ovmf:/usr/share/OVMF/OVMF_CODE_4M.fd
+        openssh-client:ssh" ;;
     --help | -h) usage; exit ;;
     *) usage >&2; exit 2 ;;
     esac

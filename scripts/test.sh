@@ -73,7 +73,6 @@ if [ $QEMU = 1 ]; then
     case "image-bios image-uefi" in
     *"$FILTER"*)
         scripts/image.sh --raw-only >/dev/null
-        scripts/seed.sh build/tests/seed.img seeded secret
         ;;
     esac
     qemu-tests/pv/build.sh

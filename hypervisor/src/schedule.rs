@@ -384,8 +384,10 @@ fn switch(this: &PerCpu, previous: Option<&Vcpu>, next: Option<&Vcpu>, regs: &mu
     this.current
         .set(next.map_or(core::ptr::null(), core::ptr::from_ref));
     if next.is_none() {
+        // What the TLB knows of a guest's global pages stays, unused, until a vCPU is loaded,
+        // which flushes all; who reuses a frame finds by the flush clock that it was not yet.
         // SAFETY: the idle tables show all of the hypervisor.
-        unsafe { tlb::write_cr3_and_flush(paging::idle_l4()) };
+        unsafe { tlb::write_cr3(paging::idle_l4()) };
     }
     // The tables of `previous` are still loaded if `next` is a vCPU, so they must
     // not go away before `load` has switched; nobody destroys them until the
@@ -471,7 +473,8 @@ fn load_msrs(vcpu: &Vcpu) {
     const TSC_AUX: u32 = 0xc000_0103;
     let msrs = vcpu.msrs.get();
     let features = cpu::features();
-    if features.rdtscp {
+    let aux = Some(msrs.tsc_aux);
+    if features.rdtscp && percpu::this().tsc_aux.replace(aux) != aux {
         // SAFETY: the register is the guest's.
         unsafe { msr::write(TSC_AUX, msrs.tsc_aux.into()) };
     }

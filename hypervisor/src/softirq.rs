@@ -95,6 +95,8 @@ pub fn run(regs: &mut Registers) {
 
 /// Fires the timers of this CPU that are due.
 fn expire(cpu: CpuId) {
+    // Whether it fired or not: it is set again below.
+    percpu::this().timer_at.set(u64::MAX);
     let now = time::now();
     loop {
         let expired = QUEUES[cpu.0 as usize].lock().pop_expired(now);
@@ -148,14 +150,25 @@ fn fire(token: Token, deadline: u64, now: u64) {
     }
 }
 
-/// Programs this CPU's hardware timer for whatever comes first.
+/// Programs this CPU's hardware timer for whatever comes first. A timer that is set for an
+/// earlier time stays, for guests put their ticks off and on again whenever they sleep, and each
+/// write to the timer is an exit to the first layer, which costs more than to let it fire in
+/// vain. One that is overdue does not stay: should its interrupt have been lost, it comes now.
 pub fn program(cpu: CpuId) {
     let next = QUEUES[cpu.0 as usize]
         .lock()
         .next_deadline()
         .unwrap_or(u64::MAX);
-    let deadline = next.min(percpu::this().run_until.get());
-    apic::set_timer((deadline != u64::MAX).then_some(deadline));
+    let this = percpu::this();
+    let deadline = next.min(this.run_until.get());
+    if deadline == u64::MAX {
+        return;
+    }
+    let set = this.timer_at.get();
+    if deadline < set || set <= time::now() {
+        this.timer_at.set(deadline);
+        apic::set_timer(deadline);
+    }
 }
 
 /// Puts a timer into this CPU's queue, taking it out of another's.

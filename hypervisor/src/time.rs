@@ -1,13 +1,16 @@
 //! Time as guests see it: `vcpu_time_info`, runstates and the wall clock.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use overcast_core::addr::GuestVirtual;
 use overcast_core::domctl::Clocks;
+use overcast_core::error::Result;
 use overcast_core::machine::Memory;
 use spin::Mutex;
 use xen_abi::vcpu::{VcpuRunstateInfo, XEN_RUNSTATE_UPDATE};
-use xen_abi::xen::{SharedInfo, VMASST_TYPE_RUNSTATE_UPDATE_FLAG, VcpuTimeInfo};
+use xen_abi::xen::{
+    SharedInfo, VMASST_TYPE_RUNSTATE_UPDATE_FLAG, VcpuTimeInfo, XEN_PVCLOCK_TSC_STABLE_BIT,
+};
 use zerocopy::IntoBytes;
 
 use crate::arch::{cpu, time as clock};
@@ -29,16 +32,23 @@ pub fn read_tsc(domain: &Domain) -> u64 {
     }
 }
 
-/// The record of the present moment, by the TSC that the domain reads.
+/// The record of the present moment, by the TSC that the domain reads. As the records of all
+/// vCPUs are of one linear function of TSCs that agree, the guest need not compare what
+/// several of them say: Linux's user space then reads the clock without a system call.
 fn record(domain: &Domain, version: u32) -> VcpuTimeInfo {
-    let (tsc, system_time, scale) = match domain.emulated_tsc() {
+    let (tsc, system_time, scale, flags) = match domain.emulated_tsc() {
         Some(emulated) => {
             let now = now();
-            (emulated.at(now), now, emulated.scale)
+            (emulated.at(now), now, emulated.scale, 0)
         }
         None => {
             let tsc = cpu::rdtsc();
-            (tsc, clock::at_tsc(tsc), clock::scale())
+            let flags = if clock::is_stable() {
+                XEN_PVCLOCK_TSC_STABLE_BIT as u8
+            } else {
+                0
+            };
+            (tsc, clock::at_tsc(tsc), clock::scale(), flags)
         }
     };
     VcpuTimeInfo {
@@ -48,7 +58,7 @@ fn record(domain: &Domain, version: u32) -> VcpuTimeInfo {
         system_time,
         tsc_to_system_mul: scale.mul,
         tsc_shift: scale.shift,
-        flags: 0,
+        flags,
         pad1: [0; 2],
     }
 }
@@ -78,8 +88,19 @@ pub fn write_time_area(vcpu: &Vcpu) {
         return;
     }
     let value = record(vcpu.domain(), vcpu.time_version.load(Ordering::Relaxed));
-    let stale = !vcpu.kernel_mode.get() || guest::write(GuestVirtual(area), &value).is_err();
+    let stale = !vcpu.kernel_mode.get() || write_record(GuestVirtual(area), &value).is_err();
     vcpu.time_area_stale.store(stale, Ordering::Release);
+}
+
+/// Writes a record so that who reads it on another CPU meanwhile sees an odd version.
+fn write_record(to: GuestVirtual, record: &VcpuTimeInfo) -> Result<()> {
+    let (version, rest) = record.as_bytes().split_at(size_of::<u32>());
+    let rest_at = GuestVirtual(to.0.wrapping_add(version.len() as u64));
+    guest::write(to, &record.version.wrapping_sub(1))?;
+    fence(Ordering::Release);
+    guest::write_bytes(rest_at, rest)?;
+    fence(Ordering::Release);
+    guest::write_bytes(to, version)
 }
 
 /// Brings all that a vCPU sees of the time up to date, as it is about to run.

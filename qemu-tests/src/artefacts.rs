@@ -72,14 +72,6 @@ pub fn image() -> Result<PathBuf, String> {
     )
 }
 
-/// The disk with a cloud's metadata: host name `seeded`, root's password `secret`.
-pub fn seed() -> Result<PathBuf, String> {
-    existing(
-        root().join("build/tests/seed.img"),
-        "scripts/seed.sh build/tests/seed.img seeded secret makes it",
-    )
-}
-
 /// OVMF: UEFI in two flash memories, the code and its variables.
 pub fn ovmf() -> Result<[PathBuf; 2], String> {
     let file = |name: &str| {
@@ -105,6 +97,14 @@ pub fn made(name: &str, content: &[u8]) -> Result<PathBuf, String> {
         .and_then(|()| std::fs::write(&path, content))
         .map_err(|e| format!("cannot write {}: {e}", path.display()))?;
     Ok(path)
+}
+
+/// A script of the source tree.
+pub fn script(name: &str) -> Result<PathBuf, String> {
+    existing(
+        root().join("scripts").join(name),
+        "it is in the source tree",
+    )
 }
 
 /// Where the log of a test goes.

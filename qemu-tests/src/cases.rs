@@ -15,6 +15,7 @@ use crate::oracle;
 use crate::session::Session;
 use crate::soak;
 use crate::survivors;
+use crate::tap;
 use crate::trips;
 
 /// What a test does: it gets its own name, and fails with a reason.
@@ -65,7 +66,7 @@ pub fn all() -> Vec<Case> {
         case("disk-root-4-cpus", |n| disks::root(n, 4)),
         case("disk-kinds", disks::kinds),
         case("disk-killed", disks::killed),
-        long("disk-nvme", disks::nvme),
+        case("disk-nvme", disks::nvme),
         case("image-bios", |n| image::boots(n, Firmware::Bios)),
         case("image-uefi", |n| image::boots(n, Firmware::Uefi)),
         case("reboot", reboots),
@@ -81,6 +82,7 @@ pub fn all() -> Vec<Case> {
             };
             network::wire(n, &amount)
         }),
+        case("net-tap", tap::offloads),
         long("soak-net-wire", |n| {
             let amount = Amount {
                 cpus: 2,

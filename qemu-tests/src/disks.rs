@@ -41,7 +41,7 @@ pub fn root(name: &str, cpus: u32) -> Result<(), String> {
     guest_log::check(session.text())
 }
 
-/// Dom0's root is on an NVMe disk, and another one has blocks of 4096 bytes.
+/// Dom0's root is on an NVMe disk, another one has blocks of 4096 bytes, and one fails.
 pub fn nvme(name: &str) -> Result<(), String> {
     let large_blocks = empty("nvme-4096.img", 64)?;
     let mut machine = Machine::linux(
@@ -51,6 +51,8 @@ pub fn nvme(name: &str) -> Result<(), String> {
     )?
     .cpus(2);
     let root = artefacts::root_disk()?;
+    let failing = empty("nvme-failing.img", 32)?;
+    let faults = artefacts::made("nvme-blkdebug.conf", FAULTS.as_bytes())?;
     machine.extra.extend(
         [
             "-drive",
@@ -66,6 +68,14 @@ pub fn nvme(name: &str) -> Result<(), String> {
             "nvme,id=other,serial=other,max_ioqpairs=1,mdts=5",
             "-device",
             "nvme-ns,bus=other,drive=n1,logical_block_size=4096,physical_block_size=4096",
+            "-drive",
+            &format!(
+                "if=none,id=n2,driver=blkdebug,config={},image.driver=file,image.filename={}",
+                faults.display(),
+                failing.display()
+            ),
+            "-device",
+            "nvme,drive=n2,serial=failing",
         ]
         .map(str::to_owned),
     );
@@ -83,8 +93,9 @@ pub fn nvme(name: &str) -> Result<(), String> {
     }
     session.shell("cp -a /usr/sbin /tmp/m && sync && echo 3 >/proc/sys/vm/drop_caches")?;
     session.shell("diff -r --no-dereference /usr/sbin /tmp/m/sbin && umount /tmp/m")?;
-    session.shell("e2fsck -fn /dev/xvdb >/dev/null 2>&1 && blkdiscard /dev/xvdb")?;
+    session.shell("e2fsck -fn /dev/xvdb >/dev/null 2>&1 && blkdiscard -f /dev/xvdb")?;
     session.shell("mount -o remount,ro / && e2fsck -fn /dev/xvda >/dev/null 2>&1")?;
+    fails_where_it_should(&mut session, "vdc")?;
     session.send_line("poweroff -f")?;
     session.wait_exit()?;
     guest_log::check(session.text())
@@ -168,6 +179,38 @@ sector = "24576"
 once = "on"
 "#;
 
+/// A disk of 32 MiB with [`FAULTS`], which is Dom0's `/dev/xvdc`, fails in these places and nowhere
+/// else, and the log says so.
+fn fails_where_it_should(session: &mut Session, disk: &str) -> Result<(), String> {
+    // What the kernel says of errors would be among the answers.
+    session.shell("dmesg -n 1")?;
+    let dd = |what: &str| {
+        format!("dd {what} bs=4k count=1 2>&1 | grep -o 'Input/output error\\|1+0 records out'")
+    };
+    let read = |at: u32| dd(&format!("if=/dev/xvdc of=/dev/null iflag=direct skip={at}"));
+    let write = |at: u32| dd(&format!("if=/dev/zero of=/dev/xvdc oflag=direct seek={at}"));
+    let (good, bad) = ("1+0 records out", "Input/output error");
+    answers(session, &read(1024), bad)?;
+    answers(session, &read(1025), good)?;
+    answers(session, &write(2048), bad)?;
+    answers(session, &write(2049), good)?;
+    answers(session, &read(2048), good)?;
+    // A read that fails once: then all is well again.
+    answers(session, &read(3072), bad)?;
+    answers(session, &read(3072), good)?;
+    session.shell("dd if=/dev/urandom of=/tmp/data bs=4k count=9 2>/dev/null")?;
+    session.shell("dd if=/tmp/data of=/dev/xvdc bs=4k seek=4000 conv=fsync 2>/dev/null")?;
+    session.shell("echo 3 >/proc/sys/vm/drop_caches")?;
+    session.shell("dd if=/dev/xvdc bs=4k skip=4000 count=9 2>/dev/null | cmp - /tmp/data")?;
+    if !session
+        .text()
+        .contains(&format!("{disk}: the disk failed a read of vbd/0/51744"))
+    {
+        return Err(session.failure("the log does not say that a disk failed"));
+    }
+    Ok(())
+}
+
 /// One machine with a disk of 4096-byte blocks, one that fails, one that grows, a
 /// range of one and one that is not there.
 pub fn kinds(name: &str) -> Result<(), String> {
@@ -238,30 +281,7 @@ pub fn kinds(name: &str) -> Result<(), String> {
     )?;
     session.shell("cmp -n 4194304 /dev/xvde /dev/xvdb 0 1M")?;
 
-    let dd = |what: &str| {
-        format!("dd {what} bs=4k count=1 2>&1 | grep -o 'Input/output error\\|1+0 records out'")
-    };
-    let read = |at: u32| dd(&format!("if=/dev/xvdc of=/dev/null iflag=direct skip={at}"));
-    let write = |at: u32| dd(&format!("if=/dev/zero of=/dev/xvdc oflag=direct seek={at}"));
-    let (good, bad) = ("1+0 records out", "Input/output error");
-    answers(&mut session, &read(1024), bad)?;
-    answers(&mut session, &read(1025), good)?;
-    answers(&mut session, &write(2048), bad)?;
-    answers(&mut session, &write(2049), good)?;
-    answers(&mut session, &read(2048), good)?;
-    // A read that fails once: then all is well again.
-    answers(&mut session, &read(3072), bad)?;
-    answers(&mut session, &read(3072), good)?;
-    session.shell("dd if=/dev/urandom of=/tmp/data bs=4k count=9 2>/dev/null")?;
-    session.shell("dd if=/tmp/data of=/dev/xvdc bs=4k seek=4000 conv=fsync 2>/dev/null")?;
-    session.shell("echo 3 >/proc/sys/vm/drop_caches")?;
-    session.shell("dd if=/dev/xvdc bs=4k skip=4000 count=9 2>/dev/null | cmp - /tmp/data")?;
-    if !session
-        .text()
-        .contains("vdb: the disk failed a read of vbd/0/51744")
-    {
-        return Err(session.failure("the log does not say that a disk failed"));
-    }
+    fails_where_it_should(&mut session, "vdb")?;
 
     answers(&mut session, "blockdev --getsize64 /dev/xvdd", "33554432")?;
     resize(&monitor, "d3", 48 << 20)?;
@@ -316,40 +336,62 @@ fn resize(monitor: &Path, device: &str, size: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// QEMU is killed while Dom0 writes: what it had synced is there afterwards, and the journal recovers.
+/// QEMU is killed while Dom0 writes to disks with blocks of 4096 bytes and of 512: what it had synced
+/// is there afterwards, and the journals recover.
 pub fn killed(name: &str) -> Result<(), String> {
-    let disk = empty("killed.img", 64)?;
+    let disks = [
+        (empty("killed-4096.img", 64)?, 4096),
+        (empty("killed-512.img", 64)?, 512),
+    ];
     let machine = || -> Result<Machine, String> {
-        // QEMU puts the root, a drive without a device of its own, behind the other.
+        // QEMU puts the root, a drive without a device of its own, behind the others.
         let mut machine = Machine::debian_disk(System::Overcast, "")?
             .cpus(2)
-            .options("dom0_disk=xvda:vdb dom0_disk=xvdb:vda");
-        machine.extra.extend([
-            "-drive".to_owned(),
-            format!("if=none,id=d1,file={},format=raw", disk.display()),
-            "-device".to_owned(),
-            "virtio-blk-pci,drive=d1,logical_block_size=4096,physical_block_size=4096".to_owned(),
-        ]);
+            .options("dom0_disk=xvda:vdc dom0_disk=xvdb:vda dom0_disk=xvdc:vdb");
+        for (n, (disk, block)) in disks.iter().enumerate() {
+            machine.extra.extend([
+                "-drive".to_owned(),
+                format!("if=none,id=d{n},file={},format=raw", disk.display()),
+                "-device".to_owned(),
+                format!(
+                    "virtio-blk-pci,drive=d{n},logical_block_size={block},physical_block_size={block}"
+                ),
+            ]);
+        }
         Ok(machine)
     };
     let mut session = Session::start(&machine()?, name)?;
     session.wait_for("quick: shell")?;
-    session.shell("mkfs.ext4 -q /dev/xvdb && mkdir /tmp/m && mount /dev/xvdb /tmp/m")?;
-    session.send_line(
-        "i=0; while i=$((i + 1)); do f=/tmp/m/$((i % 40)); head -c 200000 /dev/urandom >$f; \
-         sha256sum $f >$f.sum; sync; echo $i >/tmp/m/count; sync; echo \"synced\" $i.; done",
+    answers(&mut session, "blockdev --getss /dev/xvdb", "4096")?;
+    answers(&mut session, "blockdev --getss /dev/xvdc", "512")?;
+    session.shell(
+        "for d in b c; do mkfs.ext4 -q /dev/xvd$d && mkdir /tmp/$d && mount /dev/xvd$d /tmp/$d; done",
     )?;
-    session.wait_for("synced 25.")?;
+    session.send_line(
+        "for d in b c; do (i=0; while i=$((i + 1)); do f=/tmp/$d/$((i % 40)); head -c 200000 /dev/urandom >$f; \
+         sha256sum $f >$f.sum; sync -f $f; echo $i >/tmp/$d/count; sync -f $f; echo \"synced\" $d $i.; done) & done",
+    )?;
+    session.wait_for("synced c 20.")?;
+    if !session.text().contains("synced b 20.") {
+        session.wait_for("synced b 20.")?;
+    }
     drop(session);
 
     let mut session = Session::start(&machine()?, &format!("{name}-again"))?;
     session.wait_for("quick: shell")?;
-    session.shell("mkdir /tmp/m && mount /dev/xvdb /tmp/m")?;
-    session.shell("dmesg | grep 'xvdb): recovery complete'")?;
-    session.shell("[ $(cat /tmp/m/count) -ge 25 ]")?;
-    // All but the one that was being written.
-    session.shell("[ $(cat /tmp/m/*.sum | sha256sum -c 2>/dev/null | grep -c OK) -ge 24 ]")?;
-    session.shell("umount /tmp/m && e2fsck -fn /dev/xvdb >/dev/null 2>&1")?;
+    for disk in ["b", "c"] {
+        let m = format!("/tmp/{disk}");
+        session.shell(&format!("mkdir {m} && mount /dev/xvd{disk} {m}"))?;
+        session.shell(&format!("dmesg | grep 'xvd{disk}): recovery complete'"))?;
+        session.shell(&format!("[ $(cat {m}/count) -ge 20 ]"))?;
+        // All but the one that was being written.
+        session.shell(&format!(
+            "[ $(cat {m}/*.sum | sha256sum -c 2>/dev/null | grep -c OK) -ge 19 ]"
+        ))?;
+        session.shell(&format!(
+            "umount {m} && e2fsck -fn /dev/xvd{disk} >/dev/null 2>&1"
+        ))?;
+    }
     session.send_line("poweroff -f")?;
     session.wait_exit()?;
     guest_log::check(session.text())

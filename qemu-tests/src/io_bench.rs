@@ -9,6 +9,7 @@
 //! ends in a thread of this program, behind QEMU's user network.
 
 use crate::artefacts;
+use crate::io_wall;
 use crate::machine::{Machine, System};
 use crate::session::Session;
 use std::collections::BTreeMap;
@@ -37,6 +38,8 @@ pub struct Plan {
     pub profile: usize,
     /// Instructions are counted.
     pub count: bool,
+    /// Instead, fio and iperf3 by the clock.
+    pub wall: bool,
     /// More options for the hypervisor.
     pub options: String,
 }
@@ -50,6 +53,7 @@ impl Default for Plan {
             rounds: 0,
             profile: 0,
             count: true,
+            wall: false,
             options: String::new(),
         }
     }
@@ -140,6 +144,9 @@ pub fn run(plan: &Plan) -> Result<(), String> {
         .split(',')
         .map(named)
         .collect::<Result<_, _>>()?;
+    if plan.wall {
+        return io_wall::run(plan, &systems);
+    }
     let port = serve()?;
     if plan.count {
         let plugin = build_plugin()?;

@@ -70,6 +70,8 @@ pub struct Machine {
     /// Boot from a disk by this firmware; the system, its options and modules are
     /// then the disk's matter.
     pub firmware: Option<Firmware>,
+    /// Run in the network namespace of the process with this number.
+    pub namespace: Option<u32>,
     /// More arguments for QEMU.
     pub extra: Vec<String>,
 }
@@ -93,6 +95,7 @@ impl Machine {
             options: "console=com1 loglvl=all guest_loglvl=all".to_owned(),
             modules: Vec::new(),
             firmware: None,
+            namespace: None,
             extra: Vec::new(),
         }
     }
@@ -129,9 +132,27 @@ impl Machine {
         Ok(machine)
     }
 
+    /// The same with a network card (`n0`) on a wire to another machine: datagrams between two
+    /// ports of this host, the own and the other's.
+    pub fn wired(mut self, [local, remote]: [u16; 2], mac: &str) -> Self {
+        let inet = |end: &str, port: u16| {
+            format!("{end}.type=inet,{end}.host=127.0.0.1,{end}.port={port}")
+        };
+        self.extra.extend([
+            "-netdev".to_owned(),
+            format!(
+                "dgram,id=n0,{},{}",
+                inet("local", local),
+                inet("remote", remote)
+            ),
+            "-device".to_owned(),
+            format!("virtio-net-pci,netdev=n0,mac={mac},romfile="),
+        ]);
+        self
+    }
+
     /// A machine that boots the disk image for clouds, on a disk larger than the image
-    /// was made for, with a second disk of metadata. What it writes is under
-    /// `build/tests`, named for the test.
+    /// was made for. What it writes is under `build/tests`, named for the test.
     pub fn cloud_image(firmware: Firmware, name: &str) -> Result<Self, String> {
         let mut machine = Self::empty(System::Overcast).cpus(2);
         machine.firmware = Some(firmware);
@@ -149,11 +170,6 @@ impl Machine {
         machine.extra.extend([
             "-drive".to_owned(),
             format!("file={},if=virtio", disk.display()),
-            "-drive".to_owned(),
-            format!(
-                "file={},format=raw,if=virtio,snapshot=on",
-                artefacts::seed()?.display()
-            ),
         ]);
         if firmware == Firmware::Uefi {
             let [code, variables] = artefacts::ovmf()?;
@@ -203,7 +219,15 @@ impl Machine {
 
     /// The command that starts the machine, its serial port at stdin and stdout.
     pub fn command(&self) -> Result<Command, String> {
-        let mut command = Command::new("qemu-system-x86_64");
+        let qemu = "qemu-system-x86_64";
+        let mut command = match self.namespace {
+            None => Command::new(qemu),
+            Some(process) => {
+                let mut command = Command::new("nsenter");
+                command.args([&format!("--net=/proc/{process}/ns/net"), qemu]);
+                command
+            }
+        };
         command.args(["-accel", "tcg", "-display", "none", "-serial", "stdio"]);
         command.args(["-monitor", "none", "-nic", "none", "-no-reboot"]);
         command.args(["-cpu", &self.cpu, "-smp", &self.cpus.to_string()]);

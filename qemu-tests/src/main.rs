@@ -8,7 +8,7 @@ usage: overcast-qemu-tests run [--filter TEXT] [--jobs N] [--soak]
        overcast-qemu-tests list
        overcast-qemu-tests bench [--systems bare,xen,overcast]
        overcast-qemu-tests bench --io [--systems NAMES] [--cpus N] [--requests N] [--rounds N]
-                           [--profile N] [--no-count] [--options TEXT]
+                           [--profile N] [--no-count] [--wall] [--options TEXT]
        overcast-qemu-tests bench --save
        overcast-qemu-tests demo [--trips N] [--memory MIB] [--load MIB] [--compress HOW] [--vcpus N]
                            [--disk own|shared|none]
@@ -28,9 +28,10 @@ usage: overcast-qemu-tests run [--filter TEXT] [--jobs N] [--soak]
   --rounds N      how often the time is taken; the least counts [0]
   --profile N     names the N functions of the hypervisor that cost most
   --no-count      counts no instructions
+  --wall          fio and iperf3 by the clock instead, in turns; medians of the rounds
   --options TEXT  more options for the hypervisor
   --trips N       how often there and back [1]
-  --memory MIB    the guest's memory [96]
+  --memory MIB    the guest's memory [128]
   --load MIB      how much of it the guest writes over again and again; a load above 8
                   needs 128 MiB of memory beside it [4]
   --compress HOW  none, lz4 or zstd [lz4]
@@ -83,6 +84,7 @@ fn go(arguments: Vec<String>) -> Result<bool, String> {
             "--rounds" => io.rounds = count(&argument, &value()?)?,
             "--profile" => io.profile = count(&argument, &value()?)? as usize,
             "--no-count" => io.count = false,
+            "--wall" => io.wall = true,
             "--options" => io.options = value()?,
             "--trips" => demo.trips = count(&argument, &value()?)?,
             "--memory" => demo.memory = count(&argument, &value()?)?,

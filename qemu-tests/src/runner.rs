@@ -5,6 +5,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+/// What the reason of a case begins with that this machine cannot try: it says so, and counts as
+/// ignored.
+pub const NOT_TRIED: &str = "not tried: ";
+
 /// Which cases to run, and how.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -26,6 +30,7 @@ pub fn run(cases: &[Case], plan: &Plan) -> bool {
     let filtered = cases.len() - chosen.len();
     println!("\nrunning {} tests", chosen.len());
     let next = AtomicUsize::new(0);
+    let ignored = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
     let begin = Instant::now();
     std::thread::scope(|scope| {
@@ -35,6 +40,11 @@ pub fn run(cases: &[Case], plan: &Plan) -> bool {
                     let begin = Instant::now();
                     let result = (case.run)(&case.name);
                     let seconds = begin.elapsed().as_secs_f32();
+                    if let Some(why) = not_tried(&result) {
+                        ignored.fetch_add(1, Ordering::Relaxed);
+                        println!("test {} ... ignored, {why}", case.name);
+                        continue;
+                    }
                     let word = if result.is_ok() { "ok" } else { "FAILED" };
                     println!("test {} ... {word} ({seconds:.0} s)", case.name);
                     if let (Err(why), Ok(mut failures)) = (result, failures.lock()) {
@@ -51,12 +61,18 @@ pub fn run(cases: &[Case], plan: &Plan) -> bool {
             println!("\n---- {name} (build/logs/{name}.log)\n{why}");
         }
     }
-    let passed = chosen.len() - failures.len();
+    let ignored = ignored.into_inner();
+    let passed = chosen.len() - failures.len() - ignored;
     let word = if failures.is_empty() { "ok" } else { "FAILED" };
     println!(
-        "\ntest result: {word}. {passed} passed; {} failed; 0 ignored; 0 measured; {filtered} filtered out; finished in {:.0}s",
+        "\ntest result: {word}. {passed} passed; {} failed; {ignored} ignored; 0 measured; {filtered} filtered out; finished in {:.0}s",
         failures.len(),
         begin.elapsed().as_secs_f32()
     );
     failures.is_empty()
+}
+
+fn not_tried(result: &Result<(), String>) -> Option<&str> {
+    let why = result.as_ref().err()?;
+    why.starts_with(NOT_TRIED).then_some(why)
 }

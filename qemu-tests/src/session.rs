@@ -227,6 +227,17 @@ impl Session {
         }
     }
 
+    /// CPU time that QEMU used on the host so far, in seconds.
+    pub fn cpu_time(&self) -> Result<f64, String> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let text = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+        // Behind the name, which may hold anything: utime and stime, in 1/100 s (proc(5)).
+        let words = text.rsplit(')').next().unwrap_or("").split_whitespace();
+        let ticks = words.skip(11).take(2).map(|word| word.parse::<f64>());
+        let ticks: f64 = ticks.sum::<Result<_, _>>().map_err(|e| e.to_string())?;
+        Ok(ticks / 100.0)
+    }
+
     /// Has QEMU end in good order, as it does when asked by a signal.
     pub fn stop(mut self) -> Result<(), String> {
         let id = self.child.id().to_string();

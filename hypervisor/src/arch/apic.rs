@@ -279,26 +279,21 @@ pub fn calibrate_timer() -> u64 {
     hz
 }
 
-/// Sets this CPU's timer to the system time `deadline` (ns), or stops it. A
+/// Sets this CPU's timer to the system time `deadline` (ns). A
 /// time in the past fires at once. It may fire too early when the deadline is
 /// further off than the hardware counts: look at the time, and set it again.
-pub fn set_timer(deadline: Option<u64>) {
+pub fn set_timer(deadline: u64) {
     if DEADLINE.load(Ordering::Relaxed) {
         // 0 would stop the timer; the least that fires is 1.
-        let value = deadline.map_or(0, |at| time::ns_to_tsc(at).max(1));
+        let value = time::ns_to_tsc(deadline).max(1);
         // SAFETY: the deadline register exists (CPUID) and only times our interrupt.
         unsafe { msr::write(MSR_TSC_DEADLINE, value) };
         return;
     }
-    let count = match deadline {
-        None => 0,
-        Some(at) => {
-            let delta = u128::from(at.saturating_sub(time::now()));
-            let hz = u128::from(TIMER_HZ.load(Ordering::Relaxed));
-            let ticks = (delta * hz).div_ceil(1_000_000_000);
-            u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
-        }
-    };
+    let delta = u128::from(deadline.saturating_sub(time::now()));
+    let hz = u128::from(TIMER_HZ.load(Ordering::Relaxed));
+    let ticks = (delta * hz).div_ceil(1_000_000_000);
+    let count = u32::try_from(ticks).unwrap_or(u32::MAX).max(1);
     write(reg::TIMER_INITIAL, count);
 }
 

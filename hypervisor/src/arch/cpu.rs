@@ -5,7 +5,7 @@ use core::arch::x86_64::{__cpuid, __cpuid_count};
 
 use spin::Once;
 
-use crate::arch::msr;
+use crate::arch::{msr, percpu};
 
 /// Bits of CR0, whether used or not.
 #[allow(missing_docs, dead_code)]
@@ -271,8 +271,21 @@ pub fn cr4_base() -> u64 {
 /// # Safety
 /// The value differs from [`cr4_base`] only in what guests may choose.
 pub unsafe fn write_cr4(value: u64) {
-    // SAFETY: the caller's promise.
-    unsafe { asm!("mov cr4, {}", in(reg) value, options(nostack, preserves_flags)) };
+    let known = &percpu::this().cr4;
+    if known.get() != value {
+        // SAFETY: the caller's promise.
+        unsafe { asm!("mov cr4, {}", in(reg) value, options(nostack, preserves_flags)) };
+        known.set(value);
+    }
+}
+
+/// What CR4 holds. Some first layers have to be asked for each access to it, so what
+/// [`write_cr4`] wrote is remembered.
+pub fn read_cr4() -> u64 {
+    match percpu::try_this().map_or(0, |this| this.cr4.get()) {
+        0 => control_registers().2,
+        known => known,
+    }
 }
 
 /// The CR0 that the hypervisor runs with (TS is set and cleared as it goes).

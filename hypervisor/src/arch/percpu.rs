@@ -110,6 +110,12 @@ pub struct PerCpu {
     pub current: Cell<*const Vcpu>,
     /// System time at which the current vCPU's slice ends, ns; `u64::MAX` if never.
     pub run_until: Cell<u64>,
+    /// System time for which the timer is set, ns; `u64::MAX` if it fired or never was.
+    pub timer_at: Cell<u64>,
+    /// What CR4 holds; 0 while that is not known.
+    pub cr4: Cell<u64>,
+    /// What TSC_AUX holds, once it was written.
+    pub tsc_aux: Cell<Option<u32>>,
     /// For how long it was idle, up to the last time that it became busy, ns.
     pub idle_time: AtomicU64,
     /// System time at which it became idle, ns; [`NOT_IDLE`] while it is not.
@@ -136,6 +142,9 @@ impl PerCpu {
             softirqs: AtomicU32::new(0),
             current: Cell::new(ptr::null()),
             run_until: Cell::new(u64::MAX),
+            timer_at: Cell::new(u64::MAX),
+            cr4: Cell::new(0),
+            tsc_aux: Cell::new(None),
             idle_time: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             gdt_mfn: Cell::new(0),

@@ -332,6 +332,11 @@ pub fn now() -> u64 {
     ns
 }
 
+/// Whether the TSCs of all CPUs tell the same time.
+pub fn is_stable() -> bool {
+    !WARPED.load(Ordering::Relaxed)
+}
+
 /// The TSC value at a system time.
 pub fn ns_to_tsc(ns: u64) -> u64 {
     CLOCK.get().map_or(u64::MAX, |clock| {

@@ -95,13 +95,12 @@ pub fn flush_local() {
 }
 
 fn flush_hardware() {
-    let (_, cr3, cr4) = cpu::control_registers();
+    let cr4 = cpu::read_cr4();
     // SAFETY: CR4 is put back as it was; CR3 is written with its own value.
     // Either write flushes; changing PGE flushes global entries, too.
     unsafe {
         if cr4 & cr4::PGE != 0 {
-            // An interrupt between the two writes may flush as well: no harm,
-            // it finds PGE clear and leaves it so.
+            // An interrupt between the two writes may flush as well: no harm.
             asm!(
                 "mov cr4, {without}",
                 "mov cr4, {with}",
@@ -110,7 +109,7 @@ fn flush_hardware() {
                 options(nostack, preserves_flags),
             );
         } else {
-            asm!("mov cr3, {}", in(reg) cr3, options(nostack, preserves_flags));
+            asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack, preserves_flags));
         }
     }
 }

@@ -134,7 +134,7 @@ pub fn read_segment(segment: Segment) -> u16 {
 
 /// Whether RDFSBASE and the like may be used now: the guest that runs chose so.
 fn fsgsbase_enabled() -> bool {
-    cpu::features().fsgsbase && cpu::control_registers().2 & cpu::cr4::FSGSBASE != 0
+    cpu::features().fsgsbase && cpu::read_cr4() & cpu::cr4::FSGSBASE != 0
 }
 
 /// The base of FS or GS.

@@ -17,7 +17,7 @@ use xen_abi::xen::VMASST_TYPE_ARCHITECTURAL_IOPL;
 use crate::arch::descriptors::selector;
 use crate::arch::entry::{self, Segment};
 use crate::arch::registers::{Registers, rflags, vector};
-use crate::arch::{cpu, debug};
+use crate::arch::{cpu, debug, percpu};
 use crate::guest;
 use crate::host::mm;
 use crate::hypercall::{self, PreemptByEvents, set_task_switched};
@@ -232,7 +232,14 @@ fn msr_access(vcpu: &Vcpu, regs: &mut Registers) -> bool {
     let index = regs.rcx as u32;
     match bytes & 0xffff {
         RDMSR => {
-            let Some(value) = read_msr(vcpu, index) else {
+            let value = match index {
+                // What Linux reads at each switch of tasks, where it may use WRGSBASE.
+                overcast_core::msr::index::KERNEL_GS_BASE => {
+                    Some(descriptors::read_shadow_gs_base())
+                }
+                _ => read_msr(vcpu, index),
+            };
+            let Some(value) = value else {
                 return false;
             };
             regs.rax = value & 0xffff_ffff;
@@ -630,8 +637,13 @@ fn write_msr(vcpu: &Vcpu, index: u32, value: u64) -> bool {
             descriptors::write_shadow_gs_base(base);
             true
         }
-        // SAFETY: the value was checked against what guests may have.
-        MsrWrite::Host { index, value } => unsafe { entry::wrmsr_safe(index, value) }.is_some(),
+        MsrWrite::Host { index, value } => {
+            if index == overcast_core::msr::index::TSC_AUX {
+                percpu::this().tsc_aux.set(None);
+            }
+            // SAFETY: the value was checked against what guests may have.
+            unsafe { entry::wrmsr_safe(index, value) }.is_some()
+        }
         MsrWrite::HostIfBreakpoints { index, value } => {
             if vcpu.dr7.get() & 0xff != 0 {
                 // SAFETY: as above.

@@ -14,10 +14,13 @@ use super::queue::{Poll, Queue, Target};
 use super::{Fault, Frontend};
 use crate::error::{Error, Result};
 
-/// Requests that are taken off a ring before the others have their turn.
-const RING_BUDGET: usize = 32;
-/// Completions that are taken at once.
-const COMPLETION_BUDGET: usize = 128;
+/// Work ([`Target::work`]) for a ring before the others have their turn. The last request
+/// may exceed it.
+const RING_BUDGET: usize = 192;
+/// Completions that are taken off the device at once.
+const COMPLETIONS: usize = 32;
+/// Work for completions in one round. The last so many may exceed it.
+const COMPLETION_BUDGET: usize = 512;
 /// How often all is looked at in one run.
 const ROUNDS: usize = 4;
 /// Rings of a channel.
@@ -60,7 +63,7 @@ impl<F: Frontend> Channel<F> {
             inner: Mutex::new(Inner {
                 rings: Vec::new(),
                 serials: 0,
-                completions: Vec::with_capacity(COMPLETION_BUDGET),
+                completions: Vec::with_capacity(COMPLETIONS),
                 turn: 0,
             }),
         }
@@ -123,6 +126,7 @@ impl<F: Frontend> Channel<F> {
             queue: self.queue,
             tag: (ring as u64) << 32,
             submitted: false,
+            work: 0,
         }
     }
 
@@ -134,27 +138,33 @@ impl<F: Frontend> Channel<F> {
             turn,
             ..
         } = inner;
-        // The device's driver may hold its lock while it tells of them.
-        completions.clear();
-        let taken = self
-            .device
-            .complete(self.queue, COMPLETION_BUDGET, &mut |completion| {
-                completions.push(completion);
-            });
-        for completion in completions.iter() {
-            let ring = (completion.tag >> 32) as usize;
-            let Some(place) = rings.get_mut(ring) else {
-                continue;
-            };
-            if let Some(Attached { queue, .. }) = place {
-                let mut target = self.target(ring);
-                let result = queue.completed(completion.tag as u32, completion.status, &mut target);
-                submitted |= target.submitted;
-                check(queue, result);
+        let (mut more, mut work) = (true, 0);
+        while more && work < COMPLETION_BUDGET {
+            // The device's driver may hold its lock while it tells of them.
+            completions.clear();
+            let taken = self
+                .device
+                .complete(self.queue, COMPLETIONS, &mut |completion| {
+                    completions.push(completion);
+                });
+            for completion in completions.iter() {
+                let ring = (completion.tag >> 32) as usize;
+                let Some(place) = rings.get_mut(ring) else {
+                    continue;
+                };
+                if let Some(Attached { queue, .. }) = place {
+                    let mut target = self.target(ring);
+                    let (slot, status) = (completion.tag as u32, completion.status);
+                    let result = queue.completed(slot, status, &mut target);
+                    submitted |= target.submitted;
+                    work += target.work;
+                    check(queue, result);
+                }
+                take_drained(place);
             }
-            take_drained(place);
+            work += taken;
+            more = taken >= COMPLETIONS;
         }
-        let mut more = taken >= COMPLETION_BUDGET;
         let count = rings.len();
         for step in 0..count {
             let ring = (*turn + step) % count;

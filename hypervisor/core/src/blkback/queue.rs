@@ -30,6 +30,8 @@ const MAX_PERSISTENT: usize = 1056;
 const PATIENCE: u32 = 4;
 /// Room that a slot keeps between requests, entries.
 const KEEP: usize = 64;
+/// What a request costs beside its pages, in pages.
+pub const REQUEST_WORK: usize = 3;
 
 /// The device's queue that a ring uses.
 pub struct Target<'a> {
@@ -41,6 +43,9 @@ pub struct Target<'a> {
     pub tag: u64,
     /// Whether anything was submitted, for which the device is to be kicked.
     pub submitted: bool,
+    /// What was done: the pages of requests that were begun or ended, and
+    /// [`REQUEST_WORK`] for each.
+    pub work: usize,
 }
 
 /// Why [`Queue::poll`] came back.
@@ -97,6 +102,8 @@ struct Slot<F: Frontend> {
     sector: u64,
     /// Of all segments.
     bytes: u64,
+    /// Grants that it uses.
+    grants: usize,
     /// What it changes of the disk that is shown: first sector, and how many.
     changes: (u64, u64),
     /// Segments (of a transfer) or sectors (of a discard) that were submitted.
@@ -126,6 +133,7 @@ impl<F: Frontend> Slot<F> {
             data: Data::Nothing,
             sector: 0,
             bytes: 0,
+            grants: 0,
             changes: (0, 0),
             done: 0,
             outstanding: 0,
@@ -149,6 +157,7 @@ impl<F: Frontend> Slot<F> {
         self.data = Data::Nothing;
         self.sector = 0;
         self.bytes = 0;
+        self.grants = 0;
         self.changes = (0, 0);
         self.done = 0;
         self.outstanding = 0;
@@ -430,9 +439,9 @@ impl<F: Frontend> Queue<F> {
         }
     }
 
-    /// Submits what the frontend asks for, at most so many requests.
+    /// Submits what the frontend asks for, until so much work ([`Target::work`]) was done.
     pub fn poll(&mut self, target: &mut Target<'_>, budget: usize) -> Result<Poll, Fault> {
-        let mut left = budget;
+        let end = target.work.saturating_add(budget);
         loop {
             if self.is_closed() {
                 return Ok(Poll::Idle);
@@ -459,10 +468,9 @@ impl<F: Frontend> Queue<F> {
                 continue;
             }
             for _ in 0..waiting {
-                if left == 0 {
+                if target.work >= end {
                     return Ok(Poll::More);
                 }
-                left -= 1;
                 self.take(target)?;
                 if !self.stalled.is_empty() || self.barrier.is_some() {
                     break;
@@ -564,6 +572,7 @@ impl<F: Frontend> Queue<F> {
         let request = Request::parse(&entry, ring.protocol())?;
         // There are as many slots as the ring can have requests without an answer.
         let Some(index) = self.free.pop() else {
+            target.work += REQUEST_WORK;
             return self.respond(request.id, request.operation, BLKIF_RSP_ERROR);
         };
         let Some(slot) = self.slots.get_mut(usize::from(index)) else {
@@ -577,6 +586,7 @@ impl<F: Frontend> Queue<F> {
             wanted: &mut self.wanted,
         };
         let filled = filling.fill(slot, &request, &entry);
+        target.work += REQUEST_WORK + slot.grants;
         let barrier = matches!(request.kind, Kind::Transfer { barrier: true, .. });
         match filled {
             Ok(()) if barrier => {
@@ -613,6 +623,10 @@ impl<F: Frontend> Queue<F> {
             return Ok(());
         }
         slot.outstanding -= 1;
+        target.work += REQUEST_WORK;
+        if slot.outstanding == 0 {
+            target.work += slot.grants;
+        }
         if slot.outstanding == 0 && slot.stage == Stage::Data {
             // Also if it failed, or nobody waits for it any more.
             let (sector, sectors) = slot.changes;
@@ -696,6 +710,7 @@ impl<F: Frontend> Filling<'_, F> {
                         Err(Refusal::Status(BLKIF_RSP_ERROR))
                     };
                 }
+                slot.grants = count;
                 self.wanted.clear();
                 let kept = if self.persistent.is_some() { count } else { 0 };
                 let room = self.wanted.try_reserve(count).is_ok()

@@ -117,6 +117,33 @@ fn a_frame_that_may_only_be_read_can_be_written_to_the_disk_and_not_the_reverse(
 }
 
 #[test]
+fn work_is_bounded_by_pages() {
+    let mut w = world(Setup::default());
+    let large = Ask {
+        indirect: true,
+        page: (250, 250),
+        segments: (0..200).map(|n| (16 + n % 128, 3, 3)).collect(),
+        ..ask(BLKIF_OP_WRITE, 100)
+    };
+    (0..8).for_each(|_| w.front.put(&large));
+    w.publish();
+    w.run();
+    // One a round, each in parts of at most 16 segments; and there is more to do.
+    assert_eq!(w.disk.state.lock().unwrap().requests, 4 * 13);
+    assert!(w.raised);
+    // The same number of small ones is no long work.
+    assert_eq!(w.settle().len(), 8);
+    let before = w.disk.state.lock().unwrap().requests;
+    (0..32).for_each(|_| w.front.put(&ask(BLKIF_OP_READ, 8)));
+    w.publish();
+    w.run();
+    assert_eq!(w.disk.state.lock().unwrap().requests, before + 32);
+    assert!(!w.raised);
+    assert_eq!(w.settle().len(), 32);
+    idle(&w, 1);
+}
+
+#[test]
 fn indirect() {
     let mut w = world(Setup::default());
     for n in 0..256u64 {
