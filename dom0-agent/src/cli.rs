@@ -590,6 +590,29 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// What stands in the README can be typed.
+    #[test]
+    fn the_readme_is_understood() {
+        let text = include_str!("../../README.md").replace("\\\n", " ");
+        let (mut within, mut count) = (false, 0);
+        for line in text.lines() {
+            within ^= line.starts_with("```");
+            for command in line.split(';').filter(|_| within) {
+                // Behind a `#` is a remark, behind a `>` a file.
+                let words = command.split_whitespace();
+                let words = words.take_while(|word| !word.starts_with(['#', '>']));
+                let words: Vec<_> = words.collect();
+                if words.first() != Some(&"overcast") {
+                    continue;
+                }
+                let parsed = Cli::try_parse_from(&words);
+                assert!(parsed.is_ok(), "{command}: {:?}", parsed.err());
+                count += 1;
+            }
+        }
+        assert!(count > 15, "{count} commands");
+    }
+
     #[test]
     fn who_moves_a_domain_does_not_end_with_its_listener() {
         let ends = |line: &str| {

@@ -98,6 +98,74 @@ pub struct BlockRequest<'a> {
     pub tag: u64,
 }
 
+impl BlockRequest<'_> {
+    /// Whether a device of this kind, which has so many sectors by now, can do it: within the
+    /// device, whole blocks, no more than its limits, nothing that it does not know.
+    ///
+    /// # Errors
+    /// `Invalid` if not.
+    pub fn check(&self, info: &BlockInfo, sectors: u64) -> Result<(), SubmitError> {
+        let fits = match self.operation {
+            BlockOperation::Read { sector } => self.data_fits(info, sectors, sector),
+            BlockOperation::Write { sector } => {
+                !info.read_only && self.data_fits(info, sectors, sector)
+            }
+            BlockOperation::Flush => info.flush && self.segments.is_empty(),
+            BlockOperation::Discard {
+                sector,
+                sectors: count,
+            } => self.range_fits(info, sectors, (sector, count), info.discard),
+            BlockOperation::WriteZeroes {
+                sector,
+                sectors: count,
+                ..
+            } => self.range_fits(info, sectors, (sector, count), info.write_zeroes),
+        };
+        fits.then_some(()).ok_or(SubmitError::Invalid)
+    }
+
+    fn data_fits(&self, info: &BlockInfo, sectors: u64, first: u64) -> bool {
+        if self.segments.is_empty() || self.segments.len() > info.max_segments {
+            return false;
+        }
+        let mut bytes = 0u64;
+        for segment in self.segments {
+            let length = segment.length;
+            let fits = length != 0
+                && length.is_multiple_of(512)
+                && length <= info.max_segment_size
+                && segment.address.checked_add(length.into()).is_some();
+            if !fits {
+                return false;
+            }
+            bytes += u64::from(length);
+        }
+        bytes <= info.max_transfer.into() && within(info, sectors, first, bytes / SECTOR_SIZE)
+    }
+
+    fn range_fits(
+        &self,
+        info: &BlockInfo,
+        sectors: u64,
+        (first, count): (u64, u64),
+        limits: Option<RangeLimits>,
+    ) -> bool {
+        !info.read_only
+            && self.segments.is_empty()
+            && limits.is_some_and(|limits| count <= limits.max_sectors)
+            && within(info, sectors, first, count)
+    }
+}
+
+/// Whether a range is one of whole blocks within a device of so many sectors.
+fn within(info: &BlockInfo, sectors: u64, first: u64, count: u64) -> bool {
+    let block = u64::from(info.logical_block_size) / SECTOR_SIZE;
+    count != 0
+        && first.is_multiple_of(block)
+        && count.is_multiple_of(block)
+        && first.checked_add(count).is_some_and(|end| end <= sectors)
+}
+
 /// Why a request was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SubmitError {

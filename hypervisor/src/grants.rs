@@ -7,7 +7,7 @@ use overcast_core::addr::{GuestVirtual, MachineAddress, Mfn};
 use overcast_core::error::Result;
 use overcast_core::grant::{GrantError, GrantHost, GrantLimits, GrantTable, HostAddress};
 use overcast_core::ids::DomainId;
-use overcast_core::machine::{Preempt, Tlb};
+use overcast_core::machine::{Never, Tlb};
 use overcast_core::mm::{MmHost, MmuCaller};
 use xen_abi::grant_table::GNTMAP_CONTAINS_PTE;
 
@@ -34,15 +34,6 @@ pub fn create(domain: DomainId, limits: GrantLimits) -> Result<Arc<GrantTable>> 
     GrantTable::new(&Host, domain, limits)
 }
 
-/// Changing an entry is short work.
-struct Never;
-
-impl Preempt for Never {
-    fn preempt_pending(&self) -> bool {
-        false
-    }
-}
-
 /// Calls a function with the page tables of the running vCPU, and where in them the
 /// entry is: an address, and whether it is that of the entry itself.
 fn with_tables(
@@ -55,6 +46,7 @@ fn with_tables(
     let caller = MmuCaller {
         domain: &vcpu.domain().mm,
         tables: &mut tables,
+        // Changing an entry is short work.
         preempt: &Never,
     };
     let flags = flags & !GNTMAP_CONTAINS_PTE;

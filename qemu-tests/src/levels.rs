@@ -354,20 +354,8 @@ fn start(
     let mut machine = Machine::linux(System::Overcast, "levels", &arguments)?
         .memory(1280)
         .cpu(model)
-        .options("dom0_mem=512M dom0_disk=none");
-    let inet =
-        |end: &str, port: u16| format!("{end}.type=inet,{end}.host=127.0.0.1,{end}.port={port}");
-    let [local, remote] = wire;
-    machine.extra.extend([
-        "-netdev".to_owned(),
-        format!(
-            "dgram,id=n0,{},{}",
-            inet("local", local),
-            inet("remote", remote)
-        ),
-        "-device".to_owned(),
-        format!("virtio-net-pci,netdev=n0,mac=52:54:00:00:02:0{number},romfile="),
-    ]);
+        .options("dom0_mem=512M dom0_disk=none")
+        .wired(wire, &format!("52:54:00:00:02:0{number}"));
     machine
         .extra
         .extend(more.iter().map(|&word| word.to_owned()));

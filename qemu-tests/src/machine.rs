@@ -132,6 +132,25 @@ impl Machine {
         Ok(machine)
     }
 
+    /// The same with a network card (`n0`) on a wire to another machine: datagrams between two
+    /// ports of this host, the own and the other's.
+    pub fn wired(mut self, [local, remote]: [u16; 2], mac: &str) -> Self {
+        let inet = |end: &str, port: u16| {
+            format!("{end}.type=inet,{end}.host=127.0.0.1,{end}.port={port}")
+        };
+        self.extra.extend([
+            "-netdev".to_owned(),
+            format!(
+                "dgram,id=n0,{},{}",
+                inet("local", local),
+                inet("remote", remote)
+            ),
+            "-device".to_owned(),
+            format!("virtio-net-pci,netdev=n0,mac={mac},romfile="),
+        ]);
+        self
+    }
+
     /// A machine that boots the disk image for clouds, on a disk larger than the image
     /// was made for. What it writes is under `build/tests`, named for the test.
     pub fn cloud_image(firmware: Firmware, name: &str) -> Result<Self, String> {

@@ -4,6 +4,7 @@ use crate::disks;
 use crate::guest_log;
 use crate::machine::{Machine, System};
 use crate::session::{Session, says};
+use crate::trips::until;
 
 /// The guests: name, what they do beside their disk, and their part of the disk.
 const GUESTS: [(&str, &str, &str); 2] = [
@@ -106,6 +107,24 @@ pub fn dom0_dies(name: &str) -> Result<(), String> {
         .any(|(before, after)| after <= *before)
     {
         return Err(s.failure(&format!("{before:?} before, {after:?} after")));
+    }
+    // Their consoles answer this Dom0, by the daemon and by their terminals; what is typed is
+    // echoed, so the answer is another text.
+    for (number, (guest, ..)) in (1..).zip(GUESTS) {
+        s.shell(&format!(
+            "echo 'echo answer $((6*7))' | overcast console --linger 0 {guest} >/dev/null"
+        ))?;
+        s.shell(&until(&format!(
+            "grep -q 'answer 42' /var/log/overcast/{guest}.log"
+        )))?;
+        says(
+            s,
+            &format!(
+                "t=$(overcast store read /local/domain/{number}/console/tty); exec 3<>$t; \
+                 echo 'echo terminal $((6*7))' >&3; grep -m 1 'terminal 42' <&3; exec 3<&-"
+            ),
+            "terminal 42",
+        )?;
     }
     // They are this Dom0's, as if it had made them.
     says(

@@ -191,20 +191,8 @@ fn machine(number: u32, wire: [u16; 2], guests: &[String], memory: u32) -> Resul
     let mut machine = Machine::linux(System::Overcast, "domains", &arguments)?
         .memory(u64::from(928 + memory))
         .cpus(2)
-        .options("dom0_mem=512M dom0_disk=none");
-    let [local, remote] = wire;
-    let inet =
-        |end: &str, port: u16| format!("{end}.type=inet,{end}.host=127.0.0.1,{end}.port={port}");
-    machine.extra.extend([
-        "-netdev".to_owned(),
-        format!(
-            "dgram,id=n0,{},{}",
-            inet("local", local),
-            inet("remote", remote)
-        ),
-        "-device".to_owned(),
-        format!("virtio-net-pci,netdev=n0,mac=52:54:00:00:00:0{number},romfile="),
-    ]);
+        .options("dom0_mem=512M dom0_disk=none")
+        .wired(wire, &format!("52:54:00:00:00:0{number}"));
     machine.extra.extend_from_slice(guests);
     machine.extra.extend([
         "-device".to_owned(),

@@ -213,6 +213,11 @@ fn dom0_restart(name: &str) -> Result<(), String> {
     wait_ready(s)?;
     want(s, "xl list", &[&["one", "96", "1"]])?;
     s.shell("said one count; ! grep -q 'Linux version' /var/log/xen/console/guest-one.log")?;
+    // Its console is this Dom0's.
+    s.send_line("xl console one")?;
+    s.wait_for("init: count ")?;
+    s.send(b"\x1d")?;
+    s.wait_for("# ")?;
     s.shell("xl destroy one")?;
     s.send_line("poweroff -f")?;
     s.wait_exit()

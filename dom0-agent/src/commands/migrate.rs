@@ -12,9 +12,10 @@ use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::migrate::handover::Source as State;
 use crate::migrate::incoming::Receiver;
-use crate::migrate::outgoing::{self, Move, Options};
+use crate::migrate::outgoing::{Move, Options};
 use crate::migrate::policy::Goals;
 use crate::migrate::recover;
+use crate::migrate::signals;
 use crate::migrate::status::Status;
 use crate::migrate::tls::{DIRECTORY, Keys, PORT};
 use crate::store::Store;
@@ -62,7 +63,7 @@ pub fn migrate(args: &MigrateArgs, json: bool) -> Result<()> {
     refuse_dom0(info.id, "moved")?;
     let mut store = Store::open()?;
     let mut bar = Bar::new(json);
-    outgoing::catch_signals();
+    signals::catch_signals();
     let mut tell = |status: &Status, done, all| bar.tell(&status.message, done, all);
     let options = Options {
         host: args.host.clone(),

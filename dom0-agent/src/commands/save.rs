@@ -9,7 +9,7 @@ use crate::cli::{RestoreArgs, SaveArgs};
 use crate::control::Control;
 use crate::error::Result;
 use crate::migrate::file;
-use crate::migrate::outgoing::catch_signals;
+use crate::migrate::signals::catch_signals;
 use crate::store::Store;
 
 /// `overcast save`

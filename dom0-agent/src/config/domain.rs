@@ -439,6 +439,19 @@ mod tests {
     const LEAST: &str = "name='g'\nkernel='/k'\nmemory=64\n";
 
     #[test]
+    fn the_readmes_domain_is_one() {
+        let text = include_str!("../../../README.md");
+        let (_, rest) = text.split_once("```toml").expect("a domain");
+        let (text, _) = rest.split_once("```").expect("its end");
+        let table = parse_file("db.toml", text).expect("TOML");
+        let (config, unknown) = DomainConfig::from_table(table).expect("a domain");
+        assert!(unknown.is_empty(), "{unknown:?}");
+        assert_eq!((config.disks.len(), config.vifs.len()), (1, 1));
+        assert_eq!(config.on_crash, Event::Restart);
+        assert!(config.vifs[0].rate.is_some());
+    }
+
+    #[test]
     fn both_syntaxes_say_the_same() {
         let (from_xl, unknown) = xl(
             "name = 'web'\ntype='pv'\nkernel='/boot/vmlinuz'\nramdisk='/boot/initrd'\n\

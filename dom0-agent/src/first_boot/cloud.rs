@@ -51,18 +51,29 @@ impl<'a> Service<'a> {
         self
     }
 
-    /// The text at a path, or none where the service answers anything but success.
-    fn get(&self, path: &str) -> Answer {
+    fn call(&self, path: &str) -> Result<ureq::http::Response<ureq::Body>, Unreachable> {
         let mut request = self.agent.get(format!("{}{path}", self.base));
         if let Some((name, value)) = &self.header {
             request = request.header(*name, value);
         }
-        read(request.call()?)
+        request.call()
     }
 
-    /// The same, and what cannot be read counts as not there.
-    fn text(&self, path: &str) -> Option<String> {
-        self.get(path).ok().flatten()
+    /// The text at a path, or none where the service answers anything but success: for the
+    /// question whose service it is.
+    fn get(&self, path: &str) -> Answer {
+        read(self.call(path)?)
+    }
+
+    /// The text at a path of a service that is known. An instance is set up once: what cannot be
+    /// read now is no reason to do without, but to ask again.
+    fn text(&self, path: &str) -> Answer {
+        let response = self.call(path)?;
+        let status = response.status();
+        if status.is_server_error() || status.as_u16() == 429 {
+            return Err(ureq::Error::StatusCode(status.as_u16()));
+        }
+        read(response)
     }
 }
 
@@ -96,7 +107,7 @@ fn gce(base: &str) -> Result<Option<Instance>, Unreachable> {
     };
     // Lines of "user:key"; keys of the project hold unless the instance says otherwise.
     let mut keys = String::new();
-    let blocked = service.text("/computeMetadata/v1/instance/attributes/block-project-ssh-keys");
+    let blocked = service.text("/computeMetadata/v1/instance/attributes/block-project-ssh-keys")?;
     for path in ["instance", "project"] {
         if path == "project"
             && blocked
@@ -106,7 +117,7 @@ fn gce(base: &str) -> Result<Option<Instance>, Unreachable> {
             continue;
         }
         if let Some(lines) =
-            service.text(&format!("/computeMetadata/v1/{path}/attributes/ssh-keys"))
+            service.text(&format!("/computeMetadata/v1/{path}/attributes/ssh-keys"))?
         {
             keys.push_str(&lines);
             keys.push('\n');
@@ -115,16 +126,16 @@ fn gce(base: &str) -> Result<Option<Instance>, Unreachable> {
     let keys = keys
         .lines()
         .filter_map(|line| Some(line.split_once(':')?.1.trim().to_owned()));
+    let mut user_data = service.text("/computeMetadata/v1/instance/attributes/user-data")?;
+    if user_data.is_none() {
+        user_data = service.text("/computeMetadata/v1/instance/attributes/startup-script")?;
+    }
     Ok(Some(Instance {
         source: "GCE",
         id: id.trim().to_owned(),
-        hostname: service.text("/computeMetadata/v1/instance/hostname"),
+        hostname: service.text("/computeMetadata/v1/instance/hostname")?,
         keys: keys.collect(),
-        user_data: service
-            .text("/computeMetadata/v1/instance/attributes/user-data")
-            .or_else(|| service.text("/computeMetadata/v1/instance/attributes/startup-script"))
-            .unwrap_or_default()
-            .into_bytes(),
+        user_data: user_data.unwrap_or_default().into_bytes(),
     }))
 }
 
@@ -157,7 +168,7 @@ fn azure(base: &str) -> Result<Option<Instance>, Unreachable> {
             .filter_map(|key| Some(key["keyData"].as_str()?.replace(['\r', '\n'], "")))
             .collect(),
         user_data: service
-            .text("/metadata/instance/compute/userData?api-version=2021-02-01&format=text")
+            .text("/metadata/instance/compute/userData?api-version=2021-02-01&format=text")?
             .and_then(|text| STANDARD.decode(text.trim()).ok())
             .unwrap_or_default(),
     }))
@@ -170,7 +181,7 @@ fn openstack(base: &str) -> Result<Option<Instance>, Unreachable> {
         return Ok(None);
     };
     let user_data = service
-        .text("/openstack/latest/user_data")
+        .text("/openstack/latest/user_data")?
         .unwrap_or_default();
     Ok(open_stack("OpenStack", &meta, user_data.into_bytes()))
 }
@@ -193,24 +204,23 @@ fn ec2(base: &str) -> Result<Option<Instance>, Unreachable> {
     };
     // A list of "0=name"; the keys themselves lie below their numbers.
     let list = service
-        .text("/latest/meta-data/public-keys/")
+        .text("/latest/meta-data/public-keys/")?
         .unwrap_or_default();
-    let keys = list
+    let numbers = list
         .lines()
-        .filter_map(|line| line.split('=').next()?.trim().parse::<u32>().ok())
-        .filter_map(|number| {
-            service.text(&format!(
-                "/latest/meta-data/public-keys/{number}/openssh-key"
-            ))
-        })
-        .map(|key| key.trim().to_owned());
+        .filter_map(|line| line.split('=').next()?.trim().parse::<u32>().ok());
+    let mut keys = Vec::new();
+    for number in numbers {
+        let path = format!("/latest/meta-data/public-keys/{number}/openssh-key");
+        keys.extend(service.text(&path)?.map(|key| key.trim().to_owned()));
+    }
     Ok(Some(Instance {
         source: "EC2",
         id: id.trim().to_owned(),
-        hostname: service.text("/latest/meta-data/local-hostname"),
-        keys: keys.collect(),
+        hostname: service.text("/latest/meta-data/local-hostname")?,
+        keys,
         user_data: service
-            .text("/latest/user-data")
+            .text("/latest/user-data")?
             .unwrap_or_default()
             .into_bytes(),
     }))
@@ -301,8 +311,11 @@ mod tests {
                 let answer = cloud.answers.iter().find(|(path, _)| *path == request);
                 let answer = answer
                     .filter(|(path, _)| path.starts_with("PUT") || headers.contains(cloud.header));
-                let (status, text) =
-                    answer.map_or(("404 Not Found", "nothing"), |(_, text)| ("200 OK", *text));
+                let (status, text) = match answer {
+                    None => ("404 Not Found", "nothing"),
+                    Some((_, text)) if *text == "busy" => ("503 Service Unavailable", ""),
+                    Some((_, text)) => ("200 OK", *text),
+                };
                 let _ = write!(
                     stream,
                     "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
@@ -347,6 +360,31 @@ mod tests {
             ["ssh-ed25519 AAAA mine", "ssh-ed25519 BBBB other"]
         );
         assert_eq!(instance.user_data, b"#!/bin/sh\ntrue\n");
+    }
+
+    #[test]
+    fn a_busy_service_is_asked_again_rather_than_done_without() {
+        let answers: &[(&str, &str)] = &[
+            ("PUT /latest/api/token", "secret"),
+            ("GET /latest/meta-data/instance-id", "i-0123"),
+            ("GET /latest/meta-data/public-keys/", "0=mine"),
+            ("GET /latest/meta-data/public-keys/0/openssh-key", "busy"),
+        ];
+        let (base, _) = serve(Cloud {
+            header: "x-aws-ec2-metadata-token: secret",
+            answers,
+        });
+        assert!(matches!(find(&base), Err(ureq::Error::StatusCode(503))));
+        // Who is asked whether he is another cloud may be as busy as he likes.
+        let (base, _) = serve(Cloud {
+            header: "x-aws-ec2-metadata-token: secret",
+            answers: &[
+                ("GET /computeMetadata/v1/instance/id", "busy"),
+                ("PUT /latest/api/token", "secret"),
+                ("GET /latest/meta-data/instance-id", "i-0123"),
+            ],
+        });
+        assert_eq!(find(&base).unwrap().unwrap().source, "EC2");
     }
 
     #[test]

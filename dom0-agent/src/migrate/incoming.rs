@@ -14,13 +14,12 @@ use rustls::ServerConfig;
 use xen_abi::arch_x86::{CpuidLeaf, MsrEntry};
 
 use super::config::{self, Saved};
-use super::disks;
 use super::disks::device::Attached;
 use super::disks::target::{self, Expected};
 use super::fault::{self, Point};
 use super::file::{Incoming, check};
 use super::handover::{Target as State, TargetAction, TargetEvent, ToSource, ToTarget};
-use super::lanes::{self, Inlet};
+use super::lanes::{self, inlet};
 use super::status::{self, Arrival, Process};
 use super::tls::{Channel, Keys};
 use super::wire::{self, FromSource, FromTarget, Hello, Offer, StreamReader};
@@ -37,8 +36,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const READY: Duration = Duration::from_secs(120);
 /// How often it is looked whether the word came on another connection.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long somebody may take to say who it is.
-const GREETING: Duration = Duration::from_secs(10);
+/// How long somebody may take to say who it is and what it wants, all in all.
+const GREETING: Duration = Duration::from_secs(30);
 /// After a connection that could not be taken.
 const PAUSE: Duration = Duration::from_millis(200);
 /// In a domain's directory `/libxl/N`: the number of the move by which it came, and whether it was
@@ -75,9 +74,6 @@ pub struct Receiver {
 impl Receiver {
     /// Listens; plain TCP if `plain`.
     pub fn new(listen: &str, plain: bool) -> Result<Self> {
-        let (control, mut store) = (Control::open()?, Store::open()?);
-        sweep(&control, &mut store)?;
-        disks::sweep(&control, &mut store)?;
         let tls = match plain {
             true => None,
             false => Some(Keys::new(super::tls::DIRECTORY.as_ref()).server()?),
@@ -172,17 +168,21 @@ pub fn left(arrival: &Arrival) -> bool {
 
 /// Takes away what processes left that are no more: guests that were never told to run. Those
 /// that were, run.
+///
+/// # Errors
+/// The first; the others are taken away all the same.
 pub fn sweep(control: &Control, store: &mut Store) -> Result<()> {
+    let mut result = Ok(());
     for mut arrival in Arrival::all()?.into_iter().filter(left) {
-        give_up(control, store, &mut arrival)?;
+        result = result.and(give_up(control, store, &mut arrival));
     }
     // Records may be lost, with Dom0's memory.
     for (info, id, state) in marked(control, store)? {
         if state == RECEIVING && Arrival::find(&id)?.is_none() {
-            forget(control, store, &info, &id)?;
+            result = result.and(forget(control, store, &info, &id));
         }
     }
-    Ok(())
+    result
 }
 
 /// A domain that is marked as received, and of which there is no record any more.
@@ -201,17 +201,26 @@ fn forget(control: &Control, store: &mut Store, info: &DomainInfo, id: &str) -> 
 
 /// A domain that was never told to run is taken away, if it is still the one that was meant, and
 /// that is written down.
+///
+/// # Errors
+/// `Usage` if somebody else lets it run: nobody may be told then that it is gone.
 fn give_up(control: &Control, store: &mut Store, arrival: &mut Arrival) -> Result<()> {
     let there = control
         .domains()?
         .into_iter()
-        .any(|info| info.id == arrival.domain && info.uuid == arrival.uuid && info.paused);
-    let mark = store.read_text(&mark_path(arrival.domain))?;
-    if there && mark == Some(format!("{} {RUNNING}", arrival.id)) {
-        // It was told, but that could not be written down.
-        return Ok(());
-    }
-    if there {
+        .find(|info| info.id == arrival.domain && info.uuid == arrival.uuid);
+    if let Some(info) = there {
+        let mark = store.read_text(&mark_path(arrival.domain))?;
+        if mark == Some(format!("{} {RUNNING}", arrival.id)) {
+            // It was told, but that could not be written down.
+            return Ok(());
+        }
+        if !info.paused {
+            return Err(Error::Usage(format!(
+                "domain {} came by a move that was not completed, and somebody lets it run",
+                info.id
+            )));
+        }
         crate::build::remove(control, store, arrival.domain)?;
     }
     arrival.state = State::Gone;
@@ -231,16 +240,17 @@ fn serve(
     disks: &Expected,
 ) -> Result<Option<Arrival>> {
     let mut channel = Channel::accept(stream, tls)?;
-    channel.set_patience(Some(GREETING))?;
+    channel.set_deadline(GREETING);
     let hello: Hello = wire::receive(&mut channel)?;
-    channel.set_patience(Some(SILENCE))?;
     let ours = Hello {
         host: status::host().unwrap_or_default(),
         ..Hello::ours()
     };
     wire::send(&mut channel, &ours)?;
     hello.version()?;
-    match wire::receive(&mut channel)? {
+    let wanted = wire::receive(&mut channel)?;
+    channel.set_patience(Some(SILENCE))?;
+    match wanted {
         FromSource::Offer(offer) => take(channel, &offer, moves, disks),
         FromSource::Disks { id } => disks.serve(&id, channel).map(|()| None),
         FromSource::Ask { id } => {
@@ -496,6 +506,13 @@ fn prepare(
     }
 }
 
+/// Says why a domain is not taken.
+fn refuse<T>(channel: &mut Channel, reasons: Vec<String>) -> Result<T> {
+    let why = reasons.join("; ");
+    wire::send(channel, &FromTarget::Refuse { reasons })?;
+    Err(Error::Refused(why))
+}
+
 /// Takes a domain.
 fn take(
     mut channel: Channel,
@@ -506,22 +523,16 @@ fn take(
     let control = Control::open()?;
     let mut store = Store::open()?;
     // A number that is known, here or on disk, is no new move.
-    let known = lock(moves).arrivals.contains_key(&offer.id) || Arrival::find(&offer.id)?.is_some();
-    let prepared = match known {
-        true => Err(vec!["a move of this number was here already".to_owned()]),
+    let known = || vec!["a move of this number was here already".to_owned()];
+    let was_here =
+        lock(moves).arrivals.contains_key(&offer.id) || Arrival::find(&offer.id)?.is_some();
+    let prepared = match was_here {
+        true => Err(known()),
         false => prepare(&control, &mut store, offer, moves),
     };
     let (mut saved, mut new, disks) = match prepared {
         Ok(prepared) => prepared,
-        Err(reasons) => {
-            wire::send(
-                &mut channel,
-                &FromTarget::Refuse {
-                    reasons: reasons.clone(),
-                },
-            )?;
-            return Err(Error::Refused(reasons.join("; ")));
-        }
+        Err(reasons) => return refuse(&mut channel, reasons),
     };
     let streams = offer.streams.clamp(1, lanes::MOST);
     if offer.dry_run {
@@ -538,25 +549,35 @@ fn take(
         from: channel.peer(),
         process: Process::this(),
     };
-    let written = mark(&mut store, &arrival, RECEIVING).and_then(|()| arrival.write());
-    if let Err(error) = written {
-        new.remove(&control, &mut store);
-        return Err(error);
-    }
     let (waiting, came) = mpsc::channel();
-    {
+    let is_new = {
         let mut moves = lock(moves);
-        moves.arrivals.insert(offer.id.clone(), arrival.clone());
-        moves.waiting.insert(offer.id.clone(), waiting);
+        // Somebody may have offered it twice at the same time.
+        let is_new = !moves.arrivals.contains_key(&offer.id);
+        if is_new {
+            moves.arrivals.insert(offer.id.clone(), arrival.clone());
+            moves.waiting.insert(offer.id.clone(), waiting);
+        }
+        is_new
+    };
+    if !is_new {
+        new.remove(&control, &mut store);
+        return refuse(&mut channel, known());
     }
     let disks = (!disks.is_empty()).then(|| expected.expect(&offer.id, disks));
     // Dom0 lets them go at the end: the guest does not wait for that.
     let mut filled = None;
     let mut times = (Duration::ZERO, Duration::ZERO);
-    let received = wire::send(&mut channel, &FromTarget::Accept { streams }).and_then(|()| {
-        fault::at(Point::TargetOffer);
-        joined(&came, streams)
-    });
+    // In this order: a marked domain of which there is no record is one whose record was lost.
+    let written = arrival
+        .write()
+        .and_then(|()| mark(&mut store, &arrival, RECEIVING));
+    let received = written
+        .and_then(|()| wire::send(&mut channel, &FromTarget::Accept { streams }))
+        .and_then(|()| {
+            fault::at(Point::TargetOffer);
+            joined(&came, streams)
+        });
     lock(moves).waiting.remove(&offer.id);
     let received = received.and_then(|lanes| {
         let mut caught = || {
@@ -570,7 +591,7 @@ fn take(
         // It has made the domain's nodes anew.
         mark(&mut store, &arrival, RECEIVING)?;
         cpu::remember(&mut store, &saved.uuid, &cpu::set_of(&saved.seen))?;
-        let mut stream = StreamReader::of(Inlet::new(lanes, &mut caught));
+        let mut stream = StreamReader::of(inlet(lanes, &mut caught));
         (_, times.0) = new.receive(&control, &mut stream, &mut |_, pages, _| {
             if pages != 0 {
                 fault::at(Point::TargetPage);

@@ -3,7 +3,7 @@
 //! ```text
 //!            cut into pieces          pack, encrypt, send      receive, decrypt, unpack
 //!  Saver ──▶ Outlet ── 0, 3, 6 … ──▶ thread ═══ lane 0 ═══▶ thread ── 0, 3, 6 … ─┐
-//!                   ── 1, 4, 7 … ──▶ thread ═══ lane 1 ═══▶ thread ── 1, 4, 7 … ─┼▶ Inlet ──▶ restore
+//!                   ── 1, 4, 7 … ──▶ thread ═══ lane 1 ═══▶ thread ── 1, 4, 7 … ─┼▶ inlet ──▶ restore
 //!                   ── 2, 5, 8 … ──▶ thread ═══ lane 2 ═══▶ thread ── 2, 5, 8 … ─┘
 //! ```
 //!
@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use super::wire::{Compression, Item, Items, PIECE, put_item};
+use super::wire::{Compression, Item, PIECE, items, put_item, until_end};
 
 /// The most lanes of a stream.
 pub const MOST: u32 = 8;
@@ -149,36 +149,36 @@ impl<W: Write + Send + 'static> Write for Outlet<W> {
     }
 }
 
-/// The items of a stream that comes by some lanes, in order.
-pub struct Inlet<'a> {
+/// The items of a stream that comes by these connections, in order. The first connection has
+/// lane 0; `caught` is called at each mark.
+pub fn inlet<'a, R: Read + Send + 'static>(
+    connections: Vec<R>,
+    caught: &'a mut dyn FnMut() -> io::Result<()>,
+) -> impl Iterator<Item = io::Result<Item>> + 'a {
+    let lane = |from: R| {
+        let (queue, received) = sync_channel(WAITING);
+        thread::spawn(move || {
+            // Nobody takes it: the move is over.
+            let _ = items(from).try_for_each(|item| queue.send(item));
+        });
+        received
+    };
+    let mut inlet = Inlet {
+        lanes: connections.into_iter().map(lane).collect(),
+        next: 0,
+        caught,
+    };
+    until_end(move || inlet.item())
+}
+
+/// The receiving end of some lanes.
+struct Inlet<'a> {
     lanes: Vec<Receiver<io::Result<Item>>>,
     next: usize,
-    ended: bool,
     caught: &'a mut dyn FnMut() -> io::Result<()>,
 }
 
-impl<'a> Inlet<'a> {
-    /// By these connections, of which the first has lane 0; `caught` is called at each mark.
-    pub fn new<R: Read + Send + 'static>(
-        connections: Vec<R>,
-        caught: &'a mut dyn FnMut() -> io::Result<()>,
-    ) -> Self {
-        let lane = |from: R| {
-            let (queue, items) = sync_channel(WAITING);
-            thread::spawn(move || {
-                // Nobody takes it: the move is over.
-                let _ = Items::new(from).try_for_each(|item| queue.send(item));
-            });
-            items
-        };
-        Self {
-            lanes: connections.into_iter().map(lane).collect(),
-            next: 0,
-            ended: false,
-            caught,
-        }
-    }
-
+impl Inlet<'_> {
     fn item(&mut self) -> io::Result<Item> {
         let lane = self.next % self.lanes.len().max(1);
         self.next = self.next.wrapping_add(1);
@@ -206,20 +206,6 @@ impl<'a> Inlet<'a> {
             }
         }
         Ok(item)
-    }
-}
-
-impl Iterator for Inlet<'_> {
-    type Item = io::Result<Item>;
-
-    /// The next one; none behind the end or an error.
-    fn next(&mut self) -> Option<io::Result<Item>> {
-        if self.ended {
-            return None;
-        }
-        let item = self.item();
-        self.ended = matches!(item, Err(_) | Ok(Item::End));
-        Some(item)
     }
 }
 
@@ -277,7 +263,7 @@ mod tests {
                 let mut caught = || { marks += 1; Ok(()) };
                 let far = far.into_iter().zip((0..lanes as u32).map(|lane| lane * 30 % 70));
                 let far = far.map(|(far, delay)| Slow(far, delay)).collect();
-                let mut reader = StreamReader::of(Inlet::new(far, &mut caught));
+                let mut reader = StreamReader::of(inlet(far, &mut caught));
                 let mut back = vec![0; total];
                 reader.read_exact(&mut back).expect("all");
                 prop_assert!(back == data);
@@ -308,7 +294,7 @@ mod tests {
             seen.borrow_mut().push(count.get());
             Ok(())
         };
-        let mut reader = StreamReader::of(Inlet::new(far, &mut caught));
+        let mut reader = StreamReader::of(inlet(far, &mut caught));
         let mut part = vec![0; 50_000];
         loop {
             let got = reader.read(&mut part).expect("the stream");
@@ -333,7 +319,7 @@ mod tests {
         let reader = std::thread::spawn(move || {
             let mut caught = || Ok(());
             // The third lane is taken for the second.
-            let mut reader = StreamReader::of(Inlet::new(far, &mut caught));
+            let mut reader = StreamReader::of(inlet(far, &mut caught));
             io::copy(&mut reader, &mut io::sink())
         });
         outlet
@@ -351,7 +337,7 @@ mod tests {
                 near.write_all(frames).expect("a few bytes");
             }
             let mut caught = || Ok(());
-            let reader = StreamReader::of(Inlet::new(far, &mut caught));
+            let reader = StreamReader::of(inlet(far, &mut caught));
             reader.finish().expect_err("not together");
         }
     }

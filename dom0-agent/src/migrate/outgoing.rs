@@ -5,7 +5,6 @@
 
 use std::io::{ErrorKind, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -24,10 +23,12 @@ use super::lanes::{self, Outlet};
 use super::pace::Pace;
 use super::policy::{self, Goals, Next};
 use super::recover::now;
+use super::signals::was_interrupted;
 use super::status::{Claim, Pause, Process, Round, Status, claim};
 use super::suspend::{check_up, let_go_on, suspend};
-use super::tls::{Channel, Keys};
-use super::wire::{self, Compression, FromSource, FromTarget, Hello, Offer};
+use super::target::{SILENCE, ask, connect, given_up, heard, peer};
+use super::tls::Channel;
+use super::wire::{self, Compression, FromSource, FromTarget, Offer};
 use crate::build;
 use crate::control::{Control, DomainInfo, Share};
 use crate::error::{Error, Result};
@@ -35,12 +36,8 @@ use crate::store::Store;
 use crate::stream;
 use crate::stream::save::{Channel as Taking, FrameSet, Saver};
 
-/// How long the other end may be silent.
-const SILENCE: Duration = Duration::from_secs(60);
 /// How long it may take to put the guest together, after the last byte.
 const READY: Duration = Duration::from_secs(120);
-/// How long a target that cut the stream may take to say why.
-const WHY: Duration = Duration::from_secs(2);
 /// Between two questions of what became of the guest.
 const ASK: Duration = Duration::from_secs(2);
 /// How often it is looked how far disks are, and the target told that there is somebody.
@@ -78,27 +75,6 @@ pub struct Options {
     pub patience: Duration,
 }
 
-/// Set by SIGINT and SIGTERM.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-extern "C" fn interrupted(_signal: libc::c_int) {
-    INTERRUPTED.store(true, Ordering::Relaxed);
-}
-
-/// From now on SIGINT and SIGTERM give the work up in order: the guest goes on.
-pub fn catch_signals() {
-    let handler = interrupted as extern "C" fn(libc::c_int);
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-        // SAFETY: the handler does nothing but store into an atomic.
-        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
-    }
-}
-
-/// Whether a signal came.
-pub fn was_interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
-}
-
 /// A move.
 pub struct Move<'a> {
     control: &'a Control,
@@ -126,21 +102,6 @@ pub struct Move<'a> {
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn peer(why: impl Into<String>) -> Error {
-    Error::Peer(why.into())
-}
-
-/// Connects, and agrees on a version; what the other end is.
-fn connect(host: &str, plain: bool) -> Result<(Channel, Hello)> {
-    let keys = Keys::new(super::tls::DIRECTORY.as_ref());
-    let mut channel = Channel::connect(host, (!plain).then_some(&keys))?;
-    channel.set_patience(Some(SILENCE))?;
-    wire::send(&mut channel, &Hello::ours())?;
-    let hello: Hello = wire::receive(&mut channel)?;
-    hello.version()?;
-    Ok((channel, hello))
 }
 
 impl<'a> Move<'a> {
@@ -344,6 +305,7 @@ impl<'a> Move<'a> {
             FromTarget::Refuse { reasons } => {
                 return Err(Error::Refused(reasons.join("; ")));
             }
+            FromTarget::Gone { why } => return Err(peer(format!("the target gave up: {why}"))),
             _ => return Err(peer("the target gives no answer to the offer")),
         };
         // It has just made a domain and looked at it, much as it does at the end.
@@ -779,66 +741,6 @@ impl<'a> Move<'a> {
         match state {
             State::Gone => Ok(()),
             _ => Err(peer("the target gave up")),
-        }
-    }
-}
-
-/// What a target's message says of a guest that was handed over, if anything. `its`: the target
-/// has the records of the one to which it was.
-fn heard(answer: &FromTarget, its: bool) -> Option<ToSource> {
-    match answer {
-        FromTarget::Running { .. } => Some(ToSource::Running),
-        FromTarget::Gone { .. } => Some(ToSource::Gone),
-        // It accepted it once, so it gave it up since. A stranger can say so of any move.
-        FromTarget::Unknown if its => Some(ToSource::Gone),
-        _ => None,
-    }
-}
-
-/// Why a target cut the stream, if it says it; else it is told that nothing more comes.
-fn given_up(error: Error, channel: &mut Channel) -> Error {
-    let cut = matches!(&error, Error::Io(_));
-    if cut && channel.set_patience(Some(WHY)).is_ok() {
-        loop {
-            match wire::receive(channel) {
-                Ok(FromTarget::Caught) => {}
-                Ok(FromTarget::Gone { why }) => {
-                    return peer(format!("the target gave up: {why}"));
-                }
-                _ => break,
-            }
-        }
-    }
-    let why = error.to_string();
-    let _ = wire::send(channel, &FromSource::Abort { why: why.clone() });
-    match error {
-        Error::Io(_) => peer(format!("the connection to it: {why}")),
-        error => error,
-    }
-}
-
-/// Asks a target what became of a guest; `None` if it does not know.
-pub fn ask(status: &Status) -> Result<Option<ToSource>> {
-    let (mut channel, hello) = connect(&status.host, status.plain)?;
-    let host = hello.host;
-    let id = status.id.clone();
-    wire::send(&mut channel, &FromSource::Ask { id })?;
-    let answer = wire::receive(&mut channel)?;
-    Ok(heard(&answer, !host.is_empty() && host == status.target))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_strangers_ignorance_decides_nothing() {
-        assert_eq!(heard(&FromTarget::Unknown, false), None);
-        assert_eq!(heard(&FromTarget::Unknown, true), Some(ToSource::Gone));
-        for its in [false, true] {
-            let running = FromTarget::Running { domain: 3 };
-            assert_eq!(heard(&running, its), Some(ToSource::Running));
-            assert_eq!(heard(&FromTarget::Caught, its), None);
         }
     }
 }

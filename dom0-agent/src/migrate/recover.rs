@@ -13,9 +13,9 @@ use xen_abi::domctl::XEN_DOMCTL_SHADOW_OP_OFF;
 use super::disks;
 use super::handover::{Source as State, SourceAction, SourceEvent};
 use super::incoming;
-use super::outgoing;
 use super::status::{Arrival, Claim, Saving, Status, claim};
 use super::suspend::let_go_on;
+use super::target;
 use crate::build;
 use crate::control::{Control, uuid};
 use crate::error::Result;
@@ -84,12 +84,14 @@ pub fn recover(control: &Control, store: &mut Store, abandoned: bool) -> Result<
             Err(error) => done.open.push(format!("domain {}: {error}", saving.domain)),
         }
     }
-    for status in Status::all()? {
-        if !left(&status) {
-            continue;
-        }
+    for status in Status::all()?.into_iter().filter(left) {
         let Some(_claim) = claimed(&status.uuid) else {
             continue;
+        };
+        // Somebody else may have taken it up meanwhile.
+        let status = match status.again() {
+            Ok(Some(status)) if left(&status) => status,
+            _ => continue,
         };
         let name = status.name.clone();
         match move_left(control, store, status, abandoned) {
@@ -98,10 +100,12 @@ pub fn recover(control: &Control, store: &mut Store, abandoned: bool) -> Result<
             Err(error) => done.open.push(format!("{name}: {error}")),
         }
     }
-    let swept = incoming::sweep(control, store).and_then(|()| disks::sweep(control, store));
-    if let Err(error) = swept {
-        done.open.push(error.to_string());
-    }
+    let swept = [
+        incoming::sweep(control, store),
+        disks::sweep(control, store),
+    ];
+    let failed = swept.into_iter().filter_map(Result::err);
+    done.open.extend(failed.map(|error| error.to_string()));
     Status::forget_old();
     Ok(done)
 }
@@ -131,7 +135,7 @@ fn move_left(
     };
     let (mut state, mut action) = status.state.on(event);
     if action == SourceAction::Ask {
-        let heard = match outgoing::ask(&status) {
+        let heard = match target::ask(&status) {
             Ok(Some(heard)) => heard,
             Ok(None) => {
                 return Ok(Err(format!(

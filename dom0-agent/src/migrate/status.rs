@@ -10,6 +10,7 @@
 //! | `UUID.save` | [`Saving`]: the guest was asked to suspend for a file |
 //! | `host` | [`host`]: whose records these are |
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -52,6 +53,21 @@ impl Process {
     /// Whether it still runs.
     pub fn alive(&self) -> bool {
         since(self.id).is_some_and(|since| since == self.since)
+    }
+
+    /// From its text; `None` if it is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (id, since) = text.split_once(' ')?;
+        Some(Self {
+            id: id.parse().ok()?,
+            since: since.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.id, self.since)
     }
 }
 
@@ -214,6 +230,15 @@ fn load<T: DeserializeOwned>(path: &Path) -> Result<T> {
     Ok(serde_json::from_slice(&text)?)
 }
 
+/// What was written down of a move, if anything was.
+fn find<T: DeserializeOwned>(id: &str, kind: &str) -> Result<Option<T>> {
+    let path = file(id, kind)?;
+    match path.exists() {
+        true => load(&path).map(Some),
+        false => Ok(None),
+    }
+}
+
 /// All files of a kind, the latest last. One that cannot be read must not hide the others.
 fn load_all<T: DeserializeOwned>(kind: &str) -> Result<Vec<(PathBuf, T)>> {
     let entries = match fs::read_dir(directory()) {
@@ -252,7 +277,10 @@ pub fn host() -> Result<String> {
         let number: [u8; 16] = random()?;
         let number: String = number.iter().map(|byte| format!("{byte:02x}")).collect();
         let new = directory().join(format!("host.{}", std::process::id()));
-        fs::write(&new, number)?;
+        let mut file = File::create(&new)?;
+        file.write_all(number.as_bytes())?;
+        // A file without it, after the power failed, would make this a host that nobody knows.
+        file.sync_all()?;
         // One process makes it, whoever else tries.
         let made = fs::hard_link(&new, &path);
         fs::remove_file(&new)?;
@@ -337,6 +365,11 @@ impl Status {
         Ok(all.into_iter().map(|(_, status)| status).collect())
     }
 
+    /// What is written down of it by now; `None` if it was forgotten.
+    pub fn again(&self) -> Result<Option<Self>> {
+        find(&self.id, "out")
+    }
+
     /// Forgets moves that are long over.
     pub fn forget_old() {
         let mut over = load_all::<Self>("out").unwrap_or_default();
@@ -407,11 +440,7 @@ impl Arrival {
 
     /// What was written down of a move.
     pub fn find(id: &str) -> Result<Option<Self>> {
-        let path = file(id, "in")?;
-        match path.exists() {
-            true => load(&path).map(Some),
-            false => Ok(None),
-        }
+        find(id, "in")
     }
 }
 
@@ -423,6 +452,9 @@ mod tests {
     fn processes_are_known_again() {
         let this = Process::this();
         assert!(this.alive());
+        assert_eq!(Process::parse(&this.to_string()), Some(this.clone()));
+        // Only its number, as in records of older versions.
+        assert_eq!(Process::parse(&this.id.to_string()), None);
         // Another that has its number by now.
         let earlier = Process {
             since: "another boot 1".into(),

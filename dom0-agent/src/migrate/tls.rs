@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
@@ -161,19 +161,59 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
+/// A socket that may have to be done with everything at some time.
+pub struct Socket {
+    stream: TcpStream,
+    until: Option<Instant>,
+}
+
+impl Socket {
+    /// So long may the next read or write take, where there is a deadline: who sends a byte
+    /// now and then is not in time.
+    fn be_in_time(&self) -> io::Result<()> {
+        let Some(until) = self.until else {
+            return Ok(());
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.set_write_timeout(Some(left))
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.be_in_time()?;
+        self.stream.read(bytes)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.be_in_time()?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
 /// A connection.
 pub enum Channel {
     /// Not secured.
-    Plain(TcpStream),
+    Plain(Socket),
     /// Of the source.
-    Client(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Client(Box<StreamOwned<ClientConnection, Socket>>),
     /// Of the target.
-    Server(Box<StreamOwned<ServerConnection, TcpStream>>),
+    Server(Box<StreamOwned<ServerConnection, Socket>>),
 }
 
 /// Has a connection fail soon when its other end is silent or out of reach: a guest may be
 /// suspended meanwhile.
-fn be_watchful(stream: &TcpStream) -> Result<()> {
+fn be_watchful(stream: TcpStream) -> Result<Socket> {
     stream.set_nodelay(true)?;
     for (level, option, value) in [
         (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
@@ -199,7 +239,10 @@ fn be_watchful(stream: &TcpStream) -> Result<()> {
             return Err(io::Error::last_os_error().into());
         }
     }
-    Ok(())
+    Ok(Socket {
+        stream,
+        until: None,
+    })
 }
 
 impl Channel {
@@ -216,14 +259,14 @@ impl Channel {
         for address in full.to_socket_addrs().map_err(|error| bad(host, error))? {
             match TcpStream::connect_timeout(&address, CONNECT) {
                 Ok(stream) => {
-                    be_watchful(&stream)?;
+                    let socket = be_watchful(stream)?;
                     let Some(keys) = keys else {
-                        return Ok(Self::Plain(stream));
+                        return Ok(Self::Plain(socket));
                     };
                     let name = ServerName::try_from(NAME).map_err(|error| bad(NAME, error))?;
                     let connection = ClientConnection::new(keys.client()?, name)
                         .map_err(|error| bad("TLS", error))?;
-                    return Ok(Self::Client(Box::new(StreamOwned::new(connection, stream))));
+                    return Ok(Self::Client(Box::new(StreamOwned::new(connection, socket))));
                 }
                 Err(error) => last = bad(&address.to_string(), error),
             }
@@ -233,33 +276,49 @@ impl Channel {
 
     /// Takes a connection that came; plain without a configuration.
     pub fn accept(stream: TcpStream, config: Option<&Arc<ServerConfig>>) -> Result<Self> {
-        be_watchful(&stream)?;
+        let socket = be_watchful(stream)?;
         let Some(config) = config else {
-            return Ok(Self::Plain(stream));
+            return Ok(Self::Plain(socket));
         };
         let connection =
             ServerConnection::new(Arc::clone(config)).map_err(|error| bad("TLS", error))?;
-        Ok(Self::Server(Box::new(StreamOwned::new(connection, stream))))
+        Ok(Self::Server(Box::new(StreamOwned::new(connection, socket))))
     }
 
-    fn socket(&self) -> &TcpStream {
+    fn socket(&self) -> &Socket {
         match self {
-            Self::Plain(stream) => stream,
+            Self::Plain(socket) => socket,
             Self::Client(stream) => &stream.sock,
             Self::Server(stream) => &stream.sock,
         }
     }
 
-    /// How long each read and write may take.
-    pub fn set_patience(&self, patience: Option<Duration>) -> Result<()> {
-        self.socket().set_read_timeout(patience)?;
-        self.socket().set_write_timeout(patience)?;
+    fn socket_mut(&mut self) -> &mut Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Client(stream) => &mut stream.sock,
+            Self::Server(stream) => &mut stream.sock,
+        }
+    }
+
+    /// How long each read and write may take; there is no deadline any more.
+    pub fn set_patience(&mut self, patience: Option<Duration>) -> Result<()> {
+        let socket = self.socket_mut();
+        socket.until = None;
+        socket.stream.set_read_timeout(patience)?;
+        socket.stream.set_write_timeout(patience)?;
         Ok(())
+    }
+
+    /// How long all that is read and written from here on may take together, until
+    /// [`Self::set_patience`].
+    pub fn set_deadline(&mut self, time: Duration) {
+        self.socket_mut().until = Some(Instant::now() + time);
     }
 
     /// Who is at the other end.
     pub fn peer(&self) -> String {
-        match self.socket().peer_addr() {
+        match self.socket().stream.peer_addr() {
             Ok(address) => address.to_string(),
             Err(_) => "?".into(),
         }
@@ -339,6 +398,30 @@ mod tests {
         })();
         thread.join().expect("no panic")?;
         client
+    }
+
+    #[test]
+    fn who_says_little_again_and_again_is_not_in_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let mut slow = Channel::connect(&address, None).expect("a connection");
+        let accepted = listener.accept().expect("a connection").0;
+        let mut channel = Channel::accept(accepted, None).expect("a connection");
+        let thread = std::thread::spawn(move || {
+            // Until the other end is gone.
+            while slow.write_all(&[7]).is_ok() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        channel.set_deadline(Duration::from_millis(100));
+        let mut all = [0; 200];
+        channel.read_exact(&mut all).expect_err("not in time");
+        assert_eq!(all.last(), Some(&0));
+        // What it says later is heard again.
+        channel.set_patience(None).expect("patience");
+        channel.read_exact(&mut [0]).expect("a byte");
+        drop(channel);
+        thread.join().expect("no panic");
     }
 
     #[test]

@@ -293,62 +293,50 @@ pub fn put_item(to: &mut impl Write, item: &Item, compression: Compression) -> i
     Ok(payload.len() as u64 + 5)
 }
 
-/// The items of a stream that come over one connection.
-pub struct Items<R> {
-    from: R,
-    payload: Vec<u8>,
-    ended: bool,
-}
-
-impl<R: Read> Items<R> {
-    /// From `from`.
-    pub fn new(from: R) -> Self {
-        Self {
-            from,
-            payload: Vec::new(),
-            ended: false,
-        }
-    }
-
-    fn item(&mut self) -> io::Result<Item> {
-        let bad = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
-        let piece = match get(&mut self.from, &mut self.payload)? {
-            STREAM => std::mem::take(&mut self.payload),
-            STREAM_ZSTD => zstd::bulk::decompress(&self.payload, PIECE)?,
-            STREAM_LZ4 => {
-                let size = self
-                    .payload
-                    .first_chunk()
-                    .map_or(0, |&size| u32::from_le_bytes(size));
-                if size as usize > PIECE {
-                    return Err(bad("a piece of the stream that is too long"));
-                }
-                lz4_flex::block::decompress_size_prepended(&self.payload)
-                    .map_err(|error| bad(&error.to_string()))?
-            }
-            STREAM_MARK => return Ok(Item::Mark),
-            STREAM_END => return Ok(Item::End),
-            MESSAGE => return Err(bad("a message within the stream")),
-            _ => return Err(bad("a frame of unknown kind")),
-        };
-        match piece.len() {
-            1..=PIECE => Ok(Item::Piece(piece)),
-            _ => Err(bad("a piece of the stream that is too long, or empty")),
-        }
-    }
-}
-
-impl<R: Read> Iterator for Items<R> {
-    type Item = io::Result<Item>;
-
-    /// The next one; none behind the end or an error.
-    fn next(&mut self) -> Option<io::Result<Item>> {
-        if self.ended {
+/// Items as they come, up to the end or an error.
+pub fn until_end(
+    mut next: impl FnMut() -> io::Result<Item>,
+) -> impl Iterator<Item = io::Result<Item>> {
+    let mut ended = false;
+    std::iter::from_fn(move || {
+        if ended {
             return None;
         }
-        let item = self.item();
-        self.ended = matches!(item, Err(_) | Ok(Item::End));
+        let item = next();
+        ended = matches!(item, Err(_) | Ok(Item::End));
         Some(item)
+    })
+}
+
+/// The items of a stream that come over one connection.
+pub fn items(mut from: impl Read) -> impl Iterator<Item = io::Result<Item>> {
+    let mut payload = Vec::new();
+    until_end(move || get_item(&mut from, &mut payload))
+}
+
+fn get_item(from: &mut impl Read, payload: &mut Vec<u8>) -> io::Result<Item> {
+    let bad = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+    let piece = match get(from, payload)? {
+        STREAM => std::mem::take(payload),
+        STREAM_ZSTD => zstd::bulk::decompress(payload, PIECE)?,
+        STREAM_LZ4 => {
+            let size = payload
+                .first_chunk()
+                .map_or(0, |&size| u32::from_le_bytes(size));
+            if size as usize > PIECE {
+                return Err(bad("a piece of the stream that is too long"));
+            }
+            lz4_flex::block::decompress_size_prepended(payload)
+                .map_err(|error| bad(&error.to_string()))?
+        }
+        STREAM_MARK => return Ok(Item::Mark),
+        STREAM_END => return Ok(Item::End),
+        MESSAGE => return Err(bad("a message within the stream")),
+        _ => return Err(bad("a frame of unknown kind")),
+    };
+    match piece.len() {
+        1..=PIECE => Ok(Item::Piece(piece)),
+        _ => Err(bad("a piece of the stream that is too long, or empty")),
     }
 }
 
@@ -358,14 +346,6 @@ pub struct StreamReader<I> {
     piece: Vec<u8>,
     at: usize,
     ended: bool,
-}
-
-#[cfg(any(test, feature = "model"))]
-impl<R: Read> StreamReader<Items<R>> {
-    /// Of a stream that has one connection.
-    pub fn new(from: R) -> Self {
-        Self::of(Items::new(from))
-    }
 }
 
 impl<I: Iterator<Item = io::Result<Item>>> StreamReader<I> {
@@ -439,7 +419,8 @@ mod tests {
         // A piece that says that it unpacks to 4 GiB.
         let mut bytes = Vec::new();
         put(&mut bytes, STREAM_LZ4, &[0xff, 0xff, 0xff, 0xff, 1, 2]).expect("a frame");
-        assert!(StreamReader::new(&bytes[..]).read(&mut [0; 4]).is_err());
+        let mut reader = StreamReader::of(items(&bytes[..]));
+        assert!(reader.read(&mut [0; 4]).is_err());
     }
 
     #[test]
@@ -454,7 +435,7 @@ mod tests {
         #[test]
         fn noise_is_refused(noise in proptest::collection::vec(any::<u8>(), 0..300)) {
             let mut out = Vec::new();
-            let _ = StreamReader::new(&noise[..]).take(8 << 20).read_to_end(&mut out);
+            let _ = StreamReader::of(items(&noise[..])).take(8 << 20).read_to_end(&mut out);
             let _ = receive::<FromSource>(&mut &noise[..]);
         }
     }

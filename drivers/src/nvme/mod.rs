@@ -13,6 +13,7 @@
 //!
 //! A change of a namespace's size is not noticed.
 
+mod admin;
 mod prp;
 mod queue;
 #[cfg(test)]
@@ -24,14 +25,16 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use spin::Mutex;
 
+use crate::Segment;
 use crate::block::{
-    Block, BlockInfo, BlockOperation, BlockRequest, BlockStatus, Completion, RangeLimits,
-    SECTOR_SIZE, SubmitError,
+    Block, BlockInfo, BlockOperation, BlockRequest, BlockStatus, Completion, SECTOR_SIZE,
+    SubmitError,
 };
 use crate::interrupt::{Interrupting, Message};
 use crate::pci::{Bar, Function, Messages};
 use crate::platform::{Dma, PAGE_SIZE, Platform};
 use crate::registers::Registers;
+use admin::Admin;
 use queue::{Command, Finished, Pair};
 
 /// Mass storage, non-volatile memory, NVMe.
@@ -222,49 +225,6 @@ pub struct NvmeBlock {
     version: u32,
 }
 
-/// The administrator's commands while the controller is set up.
-struct Admin<'a> {
-    pair: Pair,
-    /// Answers of Identify.
-    answer: Dma,
-    platform: &'a dyn Platform,
-}
-
-impl Admin<'_> {
-    /// Runs a command, and waits for its result.
-    fn run(&mut self, command: Command) -> Result<u32, NvmeError> {
-        let opcode = command.opcode();
-        self.pair.push(&command);
-        self.pair.tell();
-        for _ in 0..PATIENCE {
-            if let Some(Finished { status, result, .. }) = self.pair.take() {
-                self.pair.release();
-                return match status {
-                    0 => Ok(result),
-                    status => Err(NvmeError::Command(opcode, Some(status))),
-                };
-            }
-            self.platform.wait(100);
-        }
-        Err(NvmeError::Command(opcode, None))
-    }
-
-    fn identify(&mut self, what: u32, namespace: u32) -> Result<(), NvmeError> {
-        let mut command = Command::new(opcode::IDENTIFY, 0, namespace);
-        command.set_data(self.answer.address(0), 0);
-        command.set(10, what);
-        self.run(command).map(|_| ())
-    }
-
-    fn answer8(&self, at: usize) -> u8 {
-        self.answer.load8(at, Ordering::Relaxed)
-    }
-
-    fn answer32(&self, at: usize) -> u32 {
-        self.answer.load32(at, Ordering::Relaxed)
-    }
-}
-
 impl NvmeBlock {
     /// Takes a controller over and lets it work.
     ///
@@ -359,7 +319,7 @@ impl NvmeBlock {
         platform: &'static dyn Platform,
     ) -> Result<(u32, BlockInfo), NvmeError> {
         controller.wait_ready(platform, true)?;
-        let (namespace, info) = Self::identify(admin)?;
+        let (namespace, info) = admin.namespace()?;
         let count = platform.cpus().clamp(1, 64) as u32;
         let mut command = Command::new(opcode::SET_FEATURES, 0, 0);
         command.set(10, NUMBER_OF_QUEUES);
@@ -380,69 +340,6 @@ impl NvmeBlock {
                 queue.create(admin, id, message, controller.used_messages > 0)?;
             }
         }
-        Ok((namespace, info))
-    }
-
-    /// What the controller and its first namespace are (5.15).
-    fn identify(admin: &mut Admin<'_>) -> Result<(u32, BlockInfo), NvmeError> {
-        // Those that are there; controllers before 1.1 do not tell, and have them from 1 on.
-        let namespace = match admin.identify(2, 0) {
-            Ok(()) => admin.answer32(0),
-            Err(NvmeError::Command(_, Some(_))) => 1,
-            Err(error) => return Err(error),
-        };
-        if namespace == 0 {
-            return Err(NvmeError::NoNamespace);
-        }
-        admin.identify(1, 0)?;
-        let mut serial = [0; 20];
-        for (at, byte) in serial.iter_mut().enumerate() {
-            *byte = admin.answer8(4 + at);
-        }
-        // What fills it up is no part of it.
-        let end = serial.iter().rposition(|&c| c != b' ' && c != 0);
-        serial
-            .iter_mut()
-            .skip(end.map_or(0, |end| end + 1))
-            .for_each(|byte| *byte = 0);
-        let max_transfer = match admin.answer8(77) {
-            0 => MAX_TRANSFER,
-            pages => (PAGE_SIZE as u32)
-                .checked_shl(pages.into())
-                .filter(|&bytes| bytes != 0)
-                .map_or(MAX_TRANSFER, |bytes| bytes.min(MAX_TRANSFER)),
-        };
-        let commands = admin.answer32(520);
-        let flush = admin.answer8(525) & 1 != 0;
-
-        admin.identify(0, namespace)?;
-        let blocks = u64::from(admin.answer32(0)) | u64::from(admin.answer32(4)) << 32;
-        let format = usize::from(admin.answer8(26) & 15);
-        let format = admin.answer32(128 + 4 * format);
-        let (metadata, shift) = (format & 0xffff, format >> 16 & 0xff);
-        let sectors = blocks.checked_mul(1 << shift.saturating_sub(9).min(32));
-        // Blocks of 512 to 4096 bytes, without anything between them.
-        if metadata != 0 || !(9..=12).contains(&shift) || blocks == 0 {
-            return Err(NvmeError::NoNamespace);
-        }
-        let block = 1u32 << shift;
-        let most = |blocks: u64| RangeLimits {
-            max_sectors: blocks * u64::from(block) / SECTOR_SIZE,
-            alignment: 1,
-        };
-        let info = BlockInfo {
-            sectors: sectors.ok_or(NvmeError::NoNamespace)?,
-            logical_block_size: block,
-            physical_block_size: block,
-            read_only: admin.answer8(99) & 1 != 0,
-            flush,
-            max_segments: MAX_SEGMENTS,
-            max_segment_size: max_transfer,
-            max_transfer: MAX_TRANSFER,
-            discard: (commands & 1 << 2 != 0).then(|| most(u32::MAX.into())),
-            write_zeroes: (commands & 1 << 3 != 0).then(|| most(1 << 16)),
-            serial,
-        };
         Ok((namespace, info))
     }
 
@@ -578,61 +475,12 @@ impl IoState {
 impl NvmeBlock {
     /// Whether a request is one that the namespace takes.
     fn check(&self, asked: &BlockRequest<'_>) -> Result<(), SubmitError> {
-        use SubmitError::Invalid;
-        let info = &self.info;
-        let per_block = u64::from(info.logical_block_size) / SECTOR_SIZE;
-        let within = |sector: u64, sectors: u64| {
-            let end = sector.checked_add(sectors).ok_or(Invalid)?;
-            let whole = sector.is_multiple_of(per_block) && sectors.is_multiple_of(per_block);
-            if sectors == 0 || !whole || end > info.sectors {
-                return Err(Invalid);
-            }
-            Ok(())
-        };
-        let data = |sector: u64| {
-            if asked.segments.is_empty() || asked.segments.len() > info.max_segments {
-                return Err(Invalid);
-            }
-            let mut bytes = 0u64;
-            for segment in asked.segments {
-                let length = segment.length;
-                let fits = length != 0
-                    && length.is_multiple_of(512)
-                    && length <= info.max_segment_size
-                    && segment.address.is_multiple_of(4)
-                    && segment.address.checked_add(length.into()).is_some();
-                if !fits {
-                    return Err(Invalid);
-                }
-                bytes += u64::from(length);
-            }
-            if bytes > info.max_transfer.into() {
-                return Err(Invalid);
-            }
-            within(sector, bytes / SECTOR_SIZE)
-        };
-        let range = |sector: u64, sectors: u64, limits: Option<RangeLimits>| {
-            within(sector, sectors)?;
-            if sectors > limits.ok_or(Invalid)?.max_sectors || !asked.segments.is_empty() {
-                return Err(Invalid);
-            }
-            Ok(())
-        };
-        let changes = !matches!(
-            asked.operation,
-            BlockOperation::Read { .. } | BlockOperation::Flush
-        );
-        if changes && info.read_only {
-            return Err(Invalid);
-        }
-        match asked.operation {
-            BlockOperation::Read { sector } | BlockOperation::Write { sector } => data(sector),
-            BlockOperation::Flush if info.flush && asked.segments.is_empty() => Ok(()),
-            BlockOperation::Flush => Err(Invalid),
-            BlockOperation::Discard { sector, sectors } => range(sector, sectors, info.discard),
-            BlockOperation::WriteZeroes {
-                sector, sectors, ..
-            } => range(sector, sectors, info.write_zeroes),
+        asked.check(&self.info, self.info.sectors)?;
+        // Lists of pages cannot describe others.
+        let aligned = |segment: &Segment| segment.address.is_multiple_of(4);
+        match asked.segments.iter().all(aligned) {
+            true => Ok(()),
+            false => Err(SubmitError::Invalid),
         }
     }
 

@@ -11,7 +11,7 @@ use super::{Device, Driver, VirtioError, make_ring, negotiate, start};
 use crate::Segment;
 use crate::block::{
     Block, BlockInfo, BlockOperation, BlockRequest, BlockStatus, Completion, RangeLimits,
-    SECTOR_SIZE, SubmitError,
+    SubmitError,
 };
 use crate::platform::{Dma, Platform};
 
@@ -247,54 +247,8 @@ impl VirtioBlock {
     /// Whether a request is one that the device takes: its kind, its first sector, and its
     /// range if that is what it has instead of data.
     fn check(&self, asked: &BlockRequest<'_>) -> Result<Checked, SubmitError> {
-        use SubmitError::Invalid;
-        let info = &self.info;
-        let in_blocks =
-            |sectors: u64| sectors.is_multiple_of(u64::from(info.logical_block_size) / SECTOR_SIZE);
-        let within = |sector: u64, sectors: u64| {
-            let end = sector.checked_add(sectors).ok_or(Invalid)?;
-            let whole = in_blocks(sector) && in_blocks(sectors);
-            if sectors == 0 || !whole || end > self.sectors.load(Ordering::Acquire) {
-                return Err(Invalid);
-            }
-            Ok(())
-        };
-        let data = |sector: u64| {
-            if asked.segments.is_empty() || asked.segments.len() > info.max_segments {
-                return Err(Invalid);
-            }
-            let mut bytes = 0u64;
-            for segment in asked.segments {
-                let length = segment.length;
-                let fits = length != 0
-                    && length.is_multiple_of(512)
-                    && length <= info.max_segment_size
-                    && segment.address.checked_add(length.into()).is_some();
-                if !fits {
-                    return Err(Invalid);
-                }
-                bytes += u64::from(length);
-            }
-            if bytes > info.max_transfer.into() {
-                return Err(Invalid);
-            }
-            within(sector, bytes / SECTOR_SIZE)
-        };
-        let range = |sector: u64, sectors: u64, limits: Option<RangeLimits>| {
-            within(sector, sectors)?;
-            let most = limits.ok_or(Invalid)?.max_sectors;
-            if sectors > most || !asked.segments.is_empty() {
-                return Err(Invalid);
-            }
-            u32::try_from(sectors).map_err(|_| Invalid)
-        };
-        let writes = !matches!(
-            asked.operation,
-            BlockOperation::Read { .. } | BlockOperation::Flush
-        );
-        if writes && info.read_only {
-            return Err(Invalid);
-        }
+        asked.check(&self.info, self.sectors.load(Ordering::Acquire))?;
+        let range = |sectors: u64| u32::try_from(sectors).map_err(|_| SubmitError::Invalid);
         let mut checked = Checked {
             kind: request::FLUSH,
             sector: 0,
@@ -303,34 +257,27 @@ impl VirtioBlock {
         };
         match asked.operation {
             BlockOperation::Read { sector } => {
-                data(sector)?;
                 checked.kind = request::READ;
                 checked.sector = sector;
                 checked.device_writes = true;
             }
             BlockOperation::Write { sector } => {
-                data(sector)?;
                 checked.kind = request::WRITE;
                 checked.sector = sector;
             }
-            BlockOperation::Flush => {
-                if !info.flush || !asked.segments.is_empty() {
-                    return Err(Invalid);
-                }
-            }
+            BlockOperation::Flush => {}
             BlockOperation::Discard { sector, sectors } => {
-                let sectors = range(sector, sectors, info.discard)?;
                 checked.kind = request::DISCARD;
-                checked.range = Some((sector, sectors, 0));
+                checked.range = Some((sector, range(sectors)?, 0));
             }
             BlockOperation::WriteZeroes {
                 sector,
                 sectors,
                 may_unmap,
             } => {
-                let sectors = range(sector, sectors, info.write_zeroes)?;
+                let flags = u32::from(may_unmap && self.may_unmap);
                 checked.kind = request::WRITE_ZEROES;
-                checked.range = Some((sector, sectors, u32::from(may_unmap && self.may_unmap)));
+                checked.range = Some((sector, range(sectors)?, flags));
             }
         }
         Ok(checked)

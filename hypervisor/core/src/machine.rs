@@ -300,12 +300,30 @@ pub trait Preempt {
     fn preempt_pending(&self) -> bool;
 }
 
+/// Nothing is ever more urgent.
+pub struct Never;
+
+impl Preempt for Never {
+    fn preempt_pending(&self) -> bool {
+        false
+    }
+}
+
 /// Memory and TLBs for tests on the host.
 pub mod mock {
-    use super::{Frame, Memory, Tlb};
+    use super::{Frame, Memory, Preempt, Tlb};
     use crate::addr::Mfn;
     use crate::ids::CpuSet;
     use alloc::vec::Vec;
+
+    /// Something more urgent always waits.
+    pub struct Always;
+
+    impl Preempt for Always {
+        fn preempt_pending(&self) -> bool {
+            true
+        }
+    }
     use core::sync::atomic::{AtomicU64, Ordering};
 
     /// RAM of a number of frames from 0, and a flush clock that counts.

@@ -6,11 +6,11 @@ use std::io::Read;
 
 use libfuzzer_sys::fuzz_target;
 use overcast_agent::migrate::config;
-use overcast_agent::migrate::wire::{self, FromSource, FromTarget, Hello, PIECE, StreamReader};
+use overcast_agent::migrate::wire::{self, FromSource, FromTarget, Hello, PIECE, StreamReader, items};
 
 /// Reads a stream to its end; how much came.
 fn unpack(bytes: &[u8]) -> usize {
-    let mut reader = StreamReader::new(bytes);
+    let mut reader = StreamReader::of(items(bytes));
     let mut buffer = [0; 4096];
     let mut sum = 0;
     while let Ok(count @ 1..) = reader.read(&mut buffer) {

@@ -24,6 +24,7 @@ use crate::build::nodes;
 use crate::config::devices::BACKEND_DOMAIN;
 use crate::control::Control;
 use crate::error::{Error, Result};
+use crate::migrate::status::Process;
 use crate::store::Store;
 
 /// How long Dom0's kernel may take to show a disk, or to let it go.
@@ -205,11 +206,7 @@ fn write_nodes(store: &mut Store, wanted: Wanted<'_>) -> Result<u32> {
             Some(if wanted.write { "w" } else { "r" }.into()),
         ),
         (&back, "mirror", Some(wanted.domain.to_string())),
-        (
-            &back,
-            "mirror-process",
-            Some(std::process::id().to_string()),
-        ),
+        (&back, "mirror-process", Some(Process::this().to_string())),
         (&back, "mirror-logs", logs),
         // The hypervisor looks when this is there.
         (&back, "state", Some(state)),
@@ -269,18 +266,15 @@ fn detach(store: &mut Store, number: u32) -> Result<()> {
 pub fn sweep(control: &Control, store: &mut Store) -> Result<()> {
     for name in missing(store.list(&backends()))? {
         let back = format!("{}/{name}", backends());
-        let mut number = |key: &str| -> Result<Option<u64>> {
-            let text = store.read_text(&format!("{back}/{key}"))?;
-            Ok(text.and_then(|text| text.parse().ok()))
-        };
-        let (Some(domain), Some(process)) = (number("mirror")?, number("mirror-process")?) else {
+        let mut text = |key: &str| store.read_text(&format!("{back}/{key}"));
+        let (Some(domain), Some(process)) = (text("mirror")?, text("mirror-process")?) else {
             continue;
         };
-        if Path::new(&format!("/proc/{process}")).exists() {
+        if Process::parse(&process).is_some_and(|process| process.alive()) {
             continue;
         }
-        let logs = number("mirror-logs")?.and_then(|device| u32::try_from(device).ok());
-        if let (Ok(domain), Some(device)) = (u16::try_from(domain), logs) {
+        let logs = text("mirror-logs")?.and_then(|device| device.parse().ok());
+        if let (Ok(domain), Some(device)) = (domain.parse(), logs) {
             // It may be gone.
             let _ = control.disk_log_stop(domain, device);
         }

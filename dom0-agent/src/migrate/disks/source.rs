@@ -657,7 +657,7 @@ mod tests {
             .iter()
             .map(|disk| Model::new(vec![0xa5; disk.data.len()], disk.block))
             .collect();
-        let mut stream = wire::StreamReader::new(&wire[..]);
+        let mut stream = wire::StreamReader::of(wire::items(&wire[..]));
         let stop = AtomicBool::new(false);
         write_all(&mut stream, &shapes, &mut to, &stop).expect("good records");
         (from, to, shared.progress.into_inner().expect("numbers"))

@@ -13,7 +13,7 @@ use super::{CHUNK, Disk, DiskOffer};
 use crate::config::DomainConfig;
 use crate::error::{Error, Result};
 use crate::migrate::tls::Channel;
-use crate::migrate::wire::{self, FromTarget, Items, StreamReader};
+use crate::migrate::wire::{self, FromTarget, StreamReader, items};
 use crate::store::Store;
 
 /// How long the source may take to come with its disks.
@@ -154,7 +154,7 @@ fn fill(channel: &mut Channel, disks: &[Attached], stop: &AtomicBool) -> Result<
         files.push(disk.open(true)?);
     }
     let shapes: Vec<Shape> = disks.iter().map(|disk| disk.shape).collect();
-    let mut stream = StreamReader::of(Items::new(channel));
+    let mut stream = StreamReader::of(items(channel));
     write_all(&mut stream, &shapes, &mut files, stop)
 }
 

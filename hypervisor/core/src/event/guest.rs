@@ -13,7 +13,7 @@ use super::{EventChannels, EventHost};
 use crate::addr::Mfn;
 use crate::ids::{DomainId, EventPort, VcpuId};
 use crate::machine::mock::MockMachine;
-use crate::machine::{Frame, Memory, Preempt};
+use crate::machine::{Frame, Memory};
 
 pub struct Host {
     machine: MockMachine,
@@ -78,20 +78,6 @@ impl EventHost for Host {
         let mut refs = self.refs.lock().unwrap();
         let count = refs.get_mut(&mfn.0).expect("put of a page never got");
         *count = count.checked_sub(1).expect("put of a page more than got");
-    }
-}
-
-pub struct Never;
-impl Preempt for Never {
-    fn preempt_pending(&self) -> bool {
-        false
-    }
-}
-
-pub struct Always;
-impl Preempt for Always {
-    fn preempt_pending(&self) -> bool {
-        true
     }
 }
 

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::vec::Vec;
 
-use super::guest::{FifoGuest, Host, Never, p, take_upcall, two_level_drain, two_level_mask};
+use super::guest::{FifoGuest, Host, p, take_upcall, two_level_drain, two_level_mask};
 use super::*;
 use crate::fuzz::Choices;
+use crate::machine::Never;
 
 #[derive(Clone, Copy, Debug)]
 enum Op {

@@ -4,11 +4,10 @@ use std::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::fifo::{BUSY, LINKED, MASKED, PENDING};
-use super::guest::{
-    Always, FifoGuest, Host, Never, p, take_upcall, two_level_drain, two_level_mask,
-};
+use super::guest::{FifoGuest, Host, p, take_upcall, two_level_drain, two_level_mask};
 use super::*;
-use crate::machine::Memory as _;
+use crate::machine::mock::Always;
+use crate::machine::{Memory as _, Never};
 
 const A: DomainId = DomainId(1);
 const B: DomainId = DomainId(2);

@@ -550,7 +550,7 @@ impl<'h, H: GrantHost> CopySession<'h, H> {
         if from_offset + length > PAGE_SIZE || to_offset + length > PAGE_SIZE {
             return Err(GrantError::BadCopyArgument.into());
         }
-        if !within(from, from_offset, length) || !within(to, to_offset, length) {
+        if !from.allows(from_offset, length) || !to.allows(to_offset, length) {
             return Err(GrantError::General.into());
         }
         let (Some(source), Some(dest)) = (host.frame(from.mfn), host.frame(to.mfn)) else {
@@ -569,11 +569,6 @@ impl<'h, H: GrantHost> CopySession<'h, H> {
         }
         Ok(())
     }
-}
-
-fn within(extent: Extent, offset: usize, length: usize) -> bool {
-    let start = usize::from(extent.start);
-    offset >= start && offset + length <= start + usize::from(extent.length)
 }
 
 /// Holds what an end of an operation names, if it is not held already.

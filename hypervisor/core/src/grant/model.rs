@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
-use super::world::{Cpu, NOT_MAPPABLE, Never, World, copy_op, first_frame, map_op, unmap_op};
+use super::world::{Cpu, NOT_MAPPABLE, World, copy_op, first_frame, map_op, unmap_op};
 use super::*;
 use crate::fuzz::Choices;
+use crate::machine::Never;
 
 /// The entries that are used: two reserved ones and four others.
 const REFS: [u32; 6] = [0, 1, 8, 9, 10, 11];

@@ -1,10 +1,10 @@
 use std::vec;
 use std::vec::Vec;
 
-use super::world::{
-    Always, Cpu, NOT_MAPPABLE, Never, World, copy_op, first_frame, map_op, unmap_op,
-};
+use super::world::{Cpu, NOT_MAPPABLE, World, copy_op, first_frame, map_op, unmap_op};
 use super::*;
+use crate::machine::Never;
+use crate::machine::mock::Always;
 
 const HOST: u32 = GNTMAP_HOST_MAP;
 const DEVICE: u32 = GNTMAP_DEVICE_MAP;

@@ -365,20 +365,6 @@ impl GrantHost for Cpu<'_> {
     }
 }
 
-pub struct Never;
-impl crate::machine::Preempt for Never {
-    fn preempt_pending(&self) -> bool {
-        false
-    }
-}
-
-pub struct Always;
-impl crate::machine::Preempt for Always {
-    fn preempt_pending(&self) -> bool {
-        true
-    }
-}
-
 /// An operation that maps `reference` of `dom` at `address`.
 pub fn map_op(dom: u16, reference: u32, address: u64, flags: u32) -> GnttabMapGrantRef {
     GnttabMapGrantRef {

@@ -137,19 +137,11 @@ mod tests {
 
     use super::*;
     use crate::error::Error;
-    use crate::machine::{Memory, Preempt};
+    use crate::machine::{Memory, Never};
     use crate::mm::model::World;
     use crate::mm::{MmuCaller, PageOwner, PageType};
 
     const PRESENT: u64 = Pte::PRESENT;
-
-    struct Never;
-
-    impl Preempt for Never {
-        fn preempt_pending(&self) -> bool {
-            false
-        }
-    }
 
     /// The second guest of the model: page n at n << 12, pages 0 to 3 are the tables of
     /// levels 4 to 1.

@@ -22,7 +22,7 @@ use super::{Mm, MmHost, MmuCaller};
 use crate::addr::{GuestVirtual, Mfn, PAGE_SIZE};
 use crate::error::{Error, Result};
 use crate::ids::DomainId;
-use crate::machine::Preempt;
+use crate::machine::{Never, Preempt};
 
 /// How many entries an LDT may have.
 const MAX_LDT_ENTRIES: u32 = 8192;
@@ -182,10 +182,7 @@ impl<H: MmHost> Mm<H> {
                     drop(locked);
                     // The bad table first, as only one can be deferred; both are
                     // finite work, and this is no path to hurry on.
-                    while self
-                        .finish_deferred(&mut tables.deferred, &NeverPreempt)
-                        .is_err()
-                    {}
+                    while self.finish_deferred(&mut tables.deferred, &Never).is_err() {}
                     tables.kernel = None;
                     tables.deferred = Some(DeferredPut {
                         mfn: kernel,
@@ -486,14 +483,6 @@ impl<H: MmHost> Mm<H> {
             Err(_) => *deferred = Some(DeferredPut { mfn, partial: true }),
         }
         result
-    }
-}
-
-struct NeverPreempt;
-
-impl Preempt for NeverPreempt {
-    fn preempt_pending(&self) -> bool {
-        false
     }
 }
 

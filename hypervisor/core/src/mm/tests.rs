@@ -10,6 +10,7 @@ use super::frames::CountWord;
 use super::model::{KINDS, ModelHost, NullMachine, World, run};
 use super::*;
 use crate::addr::GuestVirtual;
+use crate::machine::Never;
 
 /// What a domain of the model has: its first four pages are the tables of
 /// levels 4 to 1, mapped read-only; pages 4 to 7 are mapped writable, the rest
@@ -23,14 +24,6 @@ const SPARE: usize = 8;
 
 const P: u64 = Pte::PRESENT;
 const RW: u64 = Pte::RW;
-
-struct Never;
-
-impl Preempt for Never {
-    fn preempt_pending(&self) -> bool {
-        false
-    }
-}
 
 struct Rig {
     world: World,

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::{Access, ShadowFault, Walk};
 use crate::addr::{GuestVirtual, Mfn, Pfn};
 use crate::ids::CpuSet;
-use crate::machine::{Memory, Preempt, Tlb};
+use crate::machine::{Memory, Never, Tlb};
 use crate::mm::model::{NullMachine, World};
 use crate::mm::{DirtyPages, DomainMemory, MmuCaller, PageOwner, Pte};
 use xen_abi::xen::{MMUEXT_NEW_USER_BASEPTR, MMUEXT_PIN_L1_TABLE, MMUEXT_UNPIN_TABLE, MmuextOp};
@@ -24,14 +24,6 @@ const FRAMES: usize = 7;
 
 /// How many addresses are accessed: pages 0 to 7 of four pieces of 2 MiB.
 const ADDRESSES: u64 = 32;
-
-struct Never;
-
-impl Preempt for Never {
-    fn preempt_pending(&self) -> bool {
-        false
-    }
-}
 
 /// A CPU that runs the guest's first virtual CPU, or the second if that is set up.
 #[derive(Default)]
