@@ -33,8 +33,8 @@ use crate::control::{Control, DomainInfo, Shutdown};
 use crate::cpu::{self, file::PolicyFile};
 use crate::error::{Error, Result};
 use crate::migrate::config::Saved;
-use crate::migrate::disks;
 use crate::migrate::recover::Watch;
+use crate::migrate::{disks, incoming};
 use crate::poll::{self, Ready, Wanted};
 use crate::store::Store;
 use crate::xen::evtchn::EventChannels;
@@ -300,8 +300,13 @@ impl Daemon {
 
     /// Takes away what others left: another Dom0 that died at its work, moves that were killed.
     fn sweep(&mut self) -> Result<()> {
-        nodes::sweep(&self.control, &mut self.store)?;
-        disks::sweep(&self.control, &mut self.store)
+        let (control, store) = (&self.control, &mut self.store);
+        let results = [
+            nodes::sweep(control, store),
+            disks::sweep(control, store),
+            incoming::sweep(control, store),
+        ];
+        results.into_iter().collect()
     }
 
     fn turn(&mut self) -> Result<()> {
