@@ -105,32 +105,41 @@ fn with_disk(system: System, initramfs: &str, words: &str, disk: &Path) -> Resul
     Ok(machine)
 }
 
-/// The bytes of a saved guest, whose number is in the disk's last 512.
-const AT_THE_END: &str = "seek=$(($(blockdev --getsize64 $d) / 512 - 1)) bs=512";
+/// The size of the disk that carries a saved guest, MiB. How many bytes the guest has is in its
+/// last 512.
+const CARRIER: u64 = 256;
+const LAST_SECTOR: u64 = (CARRIER << 11) - 1;
+
+/// Writes a file to the disk. In lines that are short: real Xen's console loses some of what is
+/// typed fast.
+fn to_disk(session: &mut Session, file: &str, disk: &str) -> Result<(), String> {
+    session.shell(&format!("dd if={file} of={disk} bs=1M conv=fsync"))?;
+    session.shell(&format!("wc -c <{file} >/tmp/size"))?;
+    session.shell(&format!(
+        "dd if=/tmp/size of={disk} seek={LAST_SECTOR} bs=512 conv=fsync"
+    ))?;
+    Ok(())
+}
 
 /// A guest that real Xen saved by its own tools counts on here, restored by `overcast` and by
 /// `xl`; and what is saved here is sound by the verifier of Xen's tools.
 pub fn from_xen(name: &str) -> Result<(), String> {
-    let disk = disks::empty("saved.img", 256)?;
+    let disk = disks::empty("saved.img", CARRIER)?;
     let mut session = Session::start(&with_disk(System::Xen, "xl", "quiet", &disk)?, name)?;
     session.wait_for("xl: ready")?;
     session.wait_for("# ")?;
-    session.shell("guest g 2 96 count; xl create /run/g.cfg >/dev/null; said g 'count 3'")?;
-    session.shell("xl save g /run/g.save >/dev/null; modprobe virtio_pci; modprobe virtio_blk")?;
-    let to_disk = |file: &str, disk: &str| {
-        format!(
-            "d={disk}; dd if={file} of=$d bs=1M conv=fsync; wc -c <{file} | dd of=$d {AT_THE_END} conv=fsync"
-        )
-    };
-    session.shell(&to_disk("/run/g.save", "/dev/vda"))?;
+    session.shell("guest g 2 96 count; xl create /run/g.cfg >/dev/null")?;
+    session.shell("said g 'count 3'")?;
+    session.shell("xl save g /run/g.save >/dev/null")?;
+    session.shell("modprobe virtio_pci; modprobe virtio_blk")?;
+    to_disk(&mut session, "/run/g.save", "/dev/vda")?;
     session.send_line("poweroff -f")?;
     session.wait_exit()?;
 
     let from_disk = |file: &str| {
-        let at = AT_THE_END.replace("seek", "skip");
         format!(
             "modprobe xen-blkfront; until [ -b /dev/xvda ]; do sleep 0.1; done; d=/dev/xvda; \
-             s=$(dd if=$d {at} count=1 | head -n 1 | tr -dc 0-9); head -c $s $d >{file}"
+             s=$(dd if=$d skip={LAST_SECTOR} bs=512 count=1 | head -n 1 | tr -dc 0-9); head -c $s $d >{file}"
         )
     };
     let machine = with_disk(System::Overcast, "domains", "run=control", &disk)?;
@@ -146,7 +155,7 @@ pub fn from_xen(name: &str) -> Result<(), String> {
         "overcast save g /tmp/ours.save",
         "is saved in",
     )?;
-    session.shell(&to_disk("/tmp/ours.save", "/dev/xvda"))?;
+    to_disk(&mut session, "/tmp/ours.save", "/dev/xvda")?;
     session.send_line("poweroff -f")?;
     session.wait_exit()?;
     guest_log::check(session.text())?;
