@@ -209,6 +209,7 @@ impl Command {
             Self::Create(_)
                 | Self::Console { .. }
                 | Self::Daemon
+                | Self::FirstBoot { .. }
                 | Self::Save(_)
                 | Self::Restore(_)
                 | Self::Migrate(_)

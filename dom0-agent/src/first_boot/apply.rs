@@ -21,7 +21,7 @@ pub fn apply(root: &Path, instance: &Instance, user: &UserData) -> Result<()> {
     let stamp = root.join(INSTANCE);
     let before = fs::read_to_string(&stamp).ok();
     if before.as_deref().map(str::trim) == Some(instance.id.as_str()) {
-        println!("first boot: was done before");
+        say!("first boot: was done before");
         return Ok(());
     }
     if before.is_some() && running {
@@ -31,11 +31,11 @@ pub fn apply(root: &Path, instance: &Instance, user: &UserData) -> Result<()> {
     if let Some(name) = &instance.hostname {
         match host_name(name) {
             Some(name) => set_host_name(root, name, running)?,
-            None => println!("first boot: {name:?} is no host name"),
+            None => say!("first boot: {name:?} is no host name"),
         }
     }
     let added = add_keys(root, &instance.keys)?;
-    println!("first boot: {added} ssh keys for root");
+    say!("first boot: {added} ssh keys for root");
     if let (Some(password), true) = (&user.password, running) {
         set_password(password)?;
     }
@@ -64,7 +64,7 @@ fn host_name(name: &str) -> Option<&str> {
 }
 
 fn set_host_name(root: &Path, name: &str, running: bool) -> io::Result<()> {
-    println!("first boot: host name {name}");
+    say!("first boot: host name {name}");
     fs::write(root.join("etc/hostname"), format!("{name}\n"))?;
     let path = root.join("etc/hosts");
     let mut hosts: String = fs::read_to_string(&path)
@@ -121,7 +121,7 @@ fn set_password(password: &str) -> Result<()> {
 }
 
 fn new_host_keys() -> Result<()> {
-    println!("first boot: this is a copy of another machine; new ssh host keys");
+    say!("first boot: this is a copy of another machine; new ssh host keys");
     for entry in fs::read_dir("/etc/ssh")?.flatten() {
         if entry.file_name().to_string_lossy().starts_with("ssh_host_") {
             fs::remove_file(entry.path())?;
@@ -140,9 +140,9 @@ fn run_script(root: &Path, script: &[u8]) -> Result<()> {
     let path = root.join("var/lib/overcast/user-data");
     fs::write(&path, script)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
-    println!("first boot: running the user's script");
+    say!("first boot: running the user's script");
     let status = Command::new(&path).status()?;
-    println!("first boot: the user's script ended with {status}");
+    say!("first boot: the user's script ended with {status}");
     Ok(())
 }
 

@@ -28,7 +28,7 @@ pub fn find() -> Option<Instance> {
                 .status()
                 .is_ok_and(|s| s.success());
         if !mounted {
-            println!("first boot: cannot mount {}", device.display());
+            say!("first boot: cannot mount {}", device.display());
             continue;
         }
         let instance = read(at);
@@ -36,7 +36,7 @@ pub fn find() -> Option<Instance> {
         if instance.is_some() {
             return instance;
         }
-        println!("first boot: {} holds no metadata", device.display());
+        say!("first boot: {} holds no metadata", device.display());
     }
     None
 }

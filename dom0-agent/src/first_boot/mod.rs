@@ -47,25 +47,25 @@ struct Instance {
 /// service; that there is none is no failure.
 pub fn run(root: &Path, metadata: Option<&str>, wait: Duration) -> Result<()> {
     let Some(mut instance) = find(metadata.unwrap_or(METADATA), wait) else {
-        println!("first boot: no metadata service, and no disk labelled cidata or config-2");
+        say!("first boot: no metadata service, and no disk labelled cidata or config-2");
         return Ok(());
     };
-    println!("first boot: {} {}", instance.source, instance.id);
+    say!("first boot: {} {}", instance.source, instance.id);
     let user = UserData::parse(&instance.user_data);
     for unknown in &user.unknown {
-        println!("first boot: \"{unknown}\" of the user data is not understood here");
+        say!("first boot: \"{unknown}\" of the user data is not understood here");
     }
     instance.keys.extend(user.keys.iter().cloned());
     if let Some(name) = &user.hostname {
         instance.hostname = Some(name.clone());
     }
     apply::apply(root, &instance, &user)?;
-    println!("first boot: done");
+    say!("first boot: done");
     if instance.source == cloud::AZURE && metadata.is_none() {
         match cloud::report_to_azure(AZURE_WIRE) {
-            Ok(()) => println!("first boot: told Azure that the machine is ready"),
+            Ok(()) => say!("first boot: told Azure that the machine is ready"),
             Err(why) => {
-                println!("first boot: Azure does not know that the machine is ready: {why}")
+                say!("first boot: Azure does not know that the machine is ready: {why}")
             }
         }
     }
@@ -81,7 +81,7 @@ fn find(metadata: &str, wait: Duration) -> Option<Instance> {
         match cloud::find(metadata) {
             Ok(found) => return found,
             Err(why) if Instant::now() >= deadline => {
-                println!("first boot: {metadata}: {why}");
+                say!("first boot: {metadata}: {why}");
                 return None;
             }
             // The network may still be coming up.
